@@ -1,0 +1,99 @@
+"""A backbone: the frozen image and text towers, with everything needed to feed them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from promptmix.backbones.configs import BackboneConfig, VisionTransformerConfig
+from promptmix.backbones.preprocess import normalise_pixels
+from promptmix.backbones.text_tower import TextTower
+from promptmix.backbones.tokenizer import Tokenizer
+from promptmix.backbones.vision_resnet import ModifiedResNet
+from promptmix.backbones.vision_transformer import VisionTransformer
+from promptmix.errors import BackboneError
+from promptmix.runtime import short_hash
+
+__all__ = ["Backbone", "build_vision_tower"]
+
+
+def build_vision_tower(config: BackboneConfig) -> VisionTransformer | ModifiedResNet:
+    """An image tower with untrained weights, of the kind that the config names."""
+    if isinstance(config.vision, VisionTransformerConfig):
+        return VisionTransformer(config.vision, config.embedding_width)
+    return ModifiedResNet(config.vision, config.embedding_width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """Frozen towers in evaluation mode.
+
+    Attributes:
+        name: what was asked for: ``"bundled"`` or a folder.
+        fingerprint: short hash of the weights and of the pre-processing; equal fingerprints give equal features.
+        logit_scale: the factor s = exp(logit_scale) of the cosines.
+        vision, text: the towers; None where only the other one was asked for.
+    """
+
+    name: str
+    fingerprint: str
+    config: BackboneConfig
+    logit_scale: float
+    tokenizer: Tokenizer | None
+    vision: VisionTransformer | ModifiedResNet | None
+    text: TextTower | None
+
+    @property
+    def device(self) -> torch.device:
+        tower = self.vision if self.vision is not None else self.text
+        return torch.device("cpu") if tower is None else next(tower.parameters()).device
+
+    def encode_pixels(self, pixels: UInt8[Tensor, "image height width 3"]) -> Float[Tensor, "image embedding"]:
+        """Normalised features of resized and cropped pictures; keeps the graph where the tower is being tuned."""
+        if self.vision is None:
+            raise BackboneError(f"backbone {self.name} was loaded without its image tower")
+        features = self.vision(normalise_pixels(pixels.to(self.device), self.config.preprocess))
+        return functional.normalize(features.float(), dim=-1)
+
+    def to(self, device: torch.device) -> Backbone:
+        """This backbone with its towers moved to a device."""
+        for tower in (self.vision, self.text):
+            if tower is not None:
+                tower.to(device)
+        return self
+
+    def with_block_norms(self, norms: Mapping[str, Tensor]) -> Backbone:
+        """A backbone whose image tower is a copy with these layer-norm weights; the fingerprint says so.
+
+        Args:
+            norms: values by parameter name in the image tower, such as ``blocks.0.mlp_norm.weight``.
+
+        Raises:
+            BackboneError: the image tower has no such norm, or one of another shape.
+        """
+        if not isinstance(self.vision, VisionTransformer):
+            raise BackboneError(f"backbone {self.name} has no vision transformer, so no block norms to tune")
+        tower = copy.deepcopy(self.vision)
+        places = {f"{name}.{leaf}": p for name, norm in tower.block_norms().items() for leaf, p in norm.named_parameters()}
+        for name, value in norms.items():
+            if name not in places or places[name].shape != value.shape:
+                raise BackboneError(f"backbone {self.name} has no layer norm {name} of shape {tuple(value.shape)}")
+            places[name].data.copy_(value)
+        parts = [part for name in sorted(norms) for part in (name, norms[name].detach().cpu().numpy().tobytes())]
+        return replace(self, vision=tower, fingerprint=short_hash(self.fingerprint, *parts))
+
+    def require_text(self) -> tuple[TextTower, Tokenizer]:
+        """The text tower and its tokenizer.
+
+        Raises:
+            BackboneError: the backbone was loaded for pictures only.
+        """
+        if self.text is None or self.tokenizer is None:
+            raise BackboneError(f"backbone {self.name} was loaded without its text tower")
+        return self.text, self.tokenizer

@@ -1,0 +1,128 @@
+"""What a set of labelled pictures is, and what a class may be called."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptmix.errors import DataError
+
+__all__ = ["PictureSet", "Record", "check_class_names", "class_key", "clean_class_name"]
+
+_LONGEST_NAME = 200  # characters; no text tower reads more than about 75 tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One labelled picture; ``label`` is the index of its class in the set's ``class_names``."""
+
+    path: Path
+    label: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSet:
+    """Labelled pictures below one folder. Name, label and row of a class are one thing: its place in ``class_names``.
+
+    Raises:
+        DataError: a record's label is no index into ``class_names``.
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    records: tuple[Record, ...]
+
+    def __post_init__(self) -> None:
+        for record in self.records:
+            if not 0 <= record.label < len(self.class_names):
+                raise DataError(f"{record.path} has label {record.label}, but labels go from 0 to {len(self.class_names) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The class index of each picture, in the order of the records."""
+        return tuple(record.label for record in self.records)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file of each picture, in the order of the records."""
+        return tuple(record.path for record in self.records)
+
+    def counts(self) -> tuple[int, ...]:
+        """How many pictures each class has, in class order; 0 for a class without a picture."""
+        found = Counter(self.labels)
+        return tuple(found[label] for label in range(len(self.class_names)))
+
+    def subset(self, record_indices: Sequence[int]) -> PictureSet:
+        """The records at these places, in this order; the classes stay as they are."""
+        records = tuple(self.records[index] for index in record_indices)
+        return PictureSet(root=self.root, class_names=self.class_names, records=records)
+
+    def only_classes(self, indices: Sequence[int]) -> PictureSet:
+        """Only these classes, numbered 0, 1, ... in the given order; the kept records stay in theirs.
+
+        Raises:
+            DataError: an index is given twice or is not that of a class.
+        """
+        for index in indices:
+            if not 0 <= index < len(self.class_names):
+                raise DataError(f"there is no class number {index}; classes are numbered 0 to {len(self.class_names) - 1}")
+        new_labels = {index: place for place, index in enumerate(indices)}
+        if len(new_labels) != len(indices):
+            raise DataError(f"a class number is given twice in {list(indices)}; give each class once")
+        return PictureSet(
+            root=self.root,
+            class_names=tuple(self.class_names[index] for index in indices),
+            records=tuple(
+                Record(path=record.path, label=new_labels[record.label]) for record in self.records if record.label in new_labels
+            ),
+        )
+
+
+def clean_class_name(name: str) -> str:
+    """The name as it goes into a prompt: ``_`` is a space, white space is single and only inside; case is kept."""
+    return " ".join(name.replace("_", " ").split())
+
+
+def class_key(name: str) -> str:
+    """Equal for names that mean the same class: cleaned, without case, and whichever way accents are encoded."""
+    return unicodedata.normalize("NFC", clean_class_name(name)).casefold()
+
+
+def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The cleaned names, in the given order.
+
+    Raises:
+        DataError: there are fewer than two names, or one is empty, longer than 200 characters, holds a character that cannot
+            be printed, or means the same class as another.
+    """
+    if isinstance(names, str):
+        raise DataError(f"class names must be a list of names, not the text {names!r}; write [{names!r}, ...]")
+    if not names:
+        raise DataError("no class names were given; a classifier needs at least two")
+    originals: dict[str, str] = {}
+    cleaned_names: list[str] = []
+    for original in names:
+        if not isinstance(original, str):
+            raise DataError(f"class name {original!r} is not text; write class names as text")
+        cleaned = clean_class_name(original)
+        if not cleaned:
+            raise DataError(f"class name {original!r} is empty; give it letters or digits")
+        if len(cleaned) > _LONGEST_NAME:
+            raise DataError(f"class name {cleaned[:40]!r}... has {len(cleaned)} characters; at most {_LONGEST_NAME} are allowed")
+        # Cc are control characters, Cs what is left of bytes that are not UTF-8.
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in cleaned):
+            raise DataError(f"class name {original!r} holds a control character; rename the class")
+        key = class_key(cleaned)
+        if key in originals:
+            raise DataError(f"class names {originals[key]!r} and {original!r} are the same name; rename one or merge the two")
+        originals[key] = original
+        cleaned_names.append(cleaned)
+    if len(cleaned_names) == 1:
+        raise DataError(f"only one class ({cleaned_names[0]!r}); a classifier needs at least two to tell apart")
+    return tuple(cleaned_names)

@@ -1,0 +1,85 @@
+"""Few-shot subsets, held-out pictures and base / new classes: all pure functions of pictures and seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from promptmix.data.records import PictureSet
+from promptmix.errors import ConfigError, DataError
+from promptmix.runtime import numpy_generator
+
+__all__ = ["Sampled", "base_new_split", "hold_out", "sample_shots"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """A few-shot subset. ``short_classes`` maps the name of each class that had too few pictures to how many it had."""
+
+    pictures: PictureSet
+    short_classes: dict[str, int]
+
+
+def sample_shots(pictures: PictureSet, shots: int, seed: int) -> Sampled:
+    """``shots`` pictures of every class, class by class; a class with fewer gives all it has.
+
+    Subsets of one seed are nested: that of 1 shot lies inside that of 2 shots. What a class gives depends on nothing but the
+    seed, its name and its own pictures, in whatever order these are listed.
+
+    Raises:
+        ConfigError: ``shots`` is below 1.
+    """
+    if shots < 1:
+        raise ConfigError(f"shots is {shots}; it must be at least 1")
+    shuffled = _shuffled_by_class(pictures, seed, "shots")
+    return Sampled(
+        pictures=pictures.subset([index for indices in shuffled for index in indices[:shots]]),
+        short_classes={
+            name: len(indices) for name, indices in zip(pictures.class_names, shuffled, strict=True) if len(indices) < shots
+        },
+    )
+
+
+def hold_out(pictures: PictureSet, per_class: int, seed: int) -> tuple[PictureSet, PictureSet]:
+    """Training and validation pictures: up to ``per_class`` of each class are held out, and at least one stays for training.
+
+    Both keep the order of ``pictures``.
+
+    Raises:
+        ConfigError: ``per_class`` is negative.
+    """
+    if per_class < 0:
+        raise ConfigError(f"the number of pictures to hold out per class is {per_class}; it must be 0 or more")
+    held_out = {
+        index
+        for indices in _shuffled_by_class(pictures, seed, "hold out")
+        for index in indices[: min(per_class, max(0, len(indices) - 1))]
+    }
+    return (
+        pictures.subset([index for index in range(len(pictures)) if index not in held_out]),
+        pictures.subset([index for index in range(len(pictures)) if index in held_out]),
+    )
+
+
+def base_new_split(num_classes: int) -> tuple[range, range]:
+    """Indices of the base classes (the first half, the larger one where the number is odd) and of the new classes.
+
+    Raises:
+        DataError: there are fewer than two classes.
+    """
+    if num_classes < 2:
+        raise DataError(f"{num_classes} classes cannot be split into base and new classes; at least 2 are needed")
+    num_base = (num_classes + 1) // 2
+    return range(num_base), range(num_base, num_classes)
+
+
+def _shuffled_by_class(pictures: PictureSet, seed: int, purpose: str) -> list[list[int]]:
+    """For each class the indices of its records, in an order drawn for this class alone."""
+    members: list[list[int]] = [[] for _ in pictures.class_names]
+    for index, record in enumerate(pictures.records):
+        members[record.label].append(index)
+    shuffled: list[list[int]] = []
+    for name, indices in zip(pictures.class_names, members, strict=True):
+        indices.sort(key=lambda index: pictures.records[index].path.as_posix())
+        order = numpy_generator(seed, f"{purpose} {name}").permutation(len(indices))
+        shuffled.append([indices[place] for place in order])
+    return shuffled

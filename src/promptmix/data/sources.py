@@ -1,0 +1,174 @@
+"""Where pictures come from: a folder with one sub-folder a class, or a list of files, patterns and folders."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from promptmix.data.images import PICTURE_SUFFIXES
+from promptmix.data.records import PictureSet, Record, check_class_names, class_key
+from promptmix.errors import DataError, did_you_mean
+
+__all__ = ["list_pictures", "read_folder"]
+
+_logger = logging.getLogger(__name__)
+
+_SPLIT_NAMES = frozenset({"train", "val", "valid", "validation", "test"})
+_NEVER_OURS = frozenset({"__MACOSX", "@eaDir"})  # what archives from macOS and network drives leave behind
+
+
+def read_folder(folder: Path, class_names: Sequence[str] | None = None) -> PictureSet:
+    """The pictures of a folder with one sub-folder a class; pictures may lie deeper inside a class.
+
+    Hidden files and files that are no pictures by their name are passed over; a link is followed, but never round in a circle.
+
+    Args:
+        class_names: the order of the classes; folders are matched to them without regard to case, ``_`` and white space, and a
+            class without a folder has no picture. None: the names of the folders, 2 before 10.
+
+    Raises:
+        DataError: the folder is missing, unreadable, empty, has no class folders or only one, is split into train and test,
+            or a class folder is not a known class or holds no picture.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.exists():
+        raise DataError(f"there is no folder {folder}; check the path")
+    if not folder.is_dir():
+        raise DataError(f"{folder} is a file; give a folder with one sub-folder a class")
+    class_folders, files = _visible(folder)
+    loose = [path for path in files if _is_picture(path)]
+    if not class_folders and loose:
+        raise DataError(f"{folder} holds {len(loose)} pictures but no class folders; put those of each class into a sub-folder")
+    if not class_folders:
+        raise DataError(f"{folder} is empty; it should hold one sub-folder a class, with pictures in each")
+    _refuse_splits(folder, class_folders)
+    if loose:
+        _logger.warning("%s: %d pictures lie beside the class folders and belong to no class; left out", folder, len(loose))
+
+    class_folders.sort(key=lambda path: _natural_key(path.name))
+    if class_names is None and len(class_folders) == 1:
+        only = class_folders[0]
+        deeper = f"; is {only} the folder you mean?" if len(_visible(only)[0]) > 1 else "; add a folder for each further class"
+        raise DataError(f"{folder} holds only one class folder ({only.name!r}){deeper}")
+    names = check_class_names([path.name for path in class_folders] if class_names is None else class_names)
+    labels = {class_key(name): label for label, name in enumerate(names)}
+
+    records: list[Record] = []
+    folder_of: dict[int, Path] = {}
+    for class_folder in class_folders:
+        label = labels.get(class_key(class_folder.name))
+        if label is None:
+            raise DataError(f"{class_folder} is not a known class{did_you_mean(class_folder.name, names)}")
+        if label in folder_of:
+            raise DataError(f"{folder_of[label]} and {class_folder} are the same class {names[label]!r}; merge the two folders")
+        folder_of[label] = class_folder
+        pictures = _pictures_below(class_folder)
+        if not pictures:
+            raise DataError(f"class folder {class_folder} holds no picture (jpg, png, webp, ...); add some or remove the folder")
+        records += [Record(path=path, label=label) for path in pictures]
+    records.sort(key=lambda record: record.label)  # stable: within a class the pictures stay sorted
+    return PictureSet(root=folder, class_names=names, records=tuple(records))
+
+
+def list_pictures(sources: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The picture files that a person means, in their order and without repeats.
+
+    Each source is a file (taken whatever its suffix), a folder (all pictures in it and deeper) or a pattern with ``*``, ``?``,
+    ``[...]`` or ``**``. A file that has just this name wins over the pattern.
+
+    Raises:
+        DataError: a source matches nothing; the message names it.
+    """
+    if isinstance(sources, str | Path):
+        sources = [sources]
+    if not sources:
+        raise DataError("no picture was given; name picture files, a folder or a pattern such as 'photos/*.jpg'")
+    found: dict[str, Path] = {}
+    for source in sources:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            matches = _pictures_below(path)
+        elif path.exists() or path.is_symlink():
+            matches = [path]
+        elif glob.has_magic(str(path)):
+            matches = _matching(str(path))
+        else:
+            raise DataError(f"there is no picture, folder or pattern {str(source)!r}; check the path")
+        if not matches:
+            raise DataError(f"no picture matches {str(source)!r}; pictures end in .jpg, .png, .webp and the like")
+        for match in matches:
+            # The folder's real name, so that a circle of links repeats nothing; the file's own: a link to a picture counts.
+            found.setdefault(os.path.join(os.path.realpath(match.parent), match.name), match)
+    return list(found.values())
+
+
+def _matching(pattern: str) -> list[Path]:
+    matches: list[Path] = []
+    for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
+        if path.is_dir() and "**" not in pattern:
+            matches += _pictures_below(path)
+        elif not path.is_dir() and _is_picture(path):
+            matches.append(path)
+    return matches
+
+
+def _refuse_splits(folder: Path, class_folders: Iterable[Path]) -> None:
+    """A folder of train/ and test/ is not a folder of two classes."""
+    parts = {path.name.casefold(): path for path in class_folders}
+    if "train" in parts and parts.keys() <= _SPLIT_NAMES and _visible(parts["train"])[0]:
+        there = ", ".join(sorted(path.name for path in parts.values()))
+        raise DataError(f"{folder} is split into {there}; give one of these folders, such as {parts['train']}")
+
+
+def _natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sorts digits by their number and letters without case: ``b2`` before ``B10``."""
+    pieces = re.split("([0-9]+)", name.casefold())
+    return [int(piece) if place % 2 else piece for place, piece in enumerate(pieces)], name
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURE_SUFFIXES
+
+
+def _visible(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The sub-folders of a folder and all else in it, without what is hidden; both sorted."""
+    folders: list[Path] = []
+    others: list[Path] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith(".") and entry.name not in _NEVER_OURS:
+                    (folders if _is_folder(entry) else others).append(folder / entry.name)
+    except OSError as problem:
+        raise DataError(f"{folder} cannot be read: {problem.strerror}; change its rights or leave it out") from problem
+    return sorted(folders), sorted(others)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _pictures_below(folder: Path) -> list[Path]:
+    """Pictures in a folder and deeper, sorted by path. A link back to where the walk came from is not followed."""
+    top = os.path.realpath(folder)
+    pictures: list[Path] = []
+    seen: set[str] = set()
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        real = os.path.realpath(current)
+        leads_above = top != real and top.startswith(real.rstrip(os.sep) + os.sep)
+        if real in seen or leads_above:
+            continue
+        seen.add(real)
+        folders, files = _visible(current)
+        pictures += [path for path in files if _is_picture(path)]
+        pending += reversed(folders)
+    return sorted(pictures, key=lambda path: path.as_posix())

@@ -1,0 +1,158 @@
+"""A split is a file: class order, and for each part the relative path, label and content hash of every picture.
+
+{"format": "promptmix-split", "version": 1, "class_names": ["cat", "dog"],
+ "parts": {"train": [["cat/1.jpg", 0, "5f70bf18a0860070"], ...], "test": [...]}, "split_hash": "..."}
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from promptmix.data.images import content_key
+from promptmix.data.records import PictureSet, Record
+from promptmix.errors import DataError, did_you_mean
+from promptmix.runtime import short_hash, write_json
+
+__all__ = ["read_split", "split_hash", "write_split"]
+
+_PARTS = ("train", "val", "test")
+_Row = tuple[str, int, str]  # relative path, label, first 16 hex digits of the sha256 of the file
+
+
+class _SplitFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: Literal["promptmix-split"] = "promptmix-split"
+    version: Literal[1] = 1
+    class_names: tuple[str, ...]
+    parts: dict[Literal["train", "val", "test"], list[_Row]]
+    split_hash: str
+
+
+def write_split(path: Path, parts: Mapping[str, PictureSet]) -> str:
+    """Write the split file and return its hash.
+
+    Raises:
+        DataError: a part is not called train, val or test, parts differ in root or classes, a picture lies outside the root,
+            is in two parts or cannot be read, or the file cannot be written.
+    """
+    class_names, rows = _described(parts)
+    hashed = _hash(class_names, rows)
+    contents = {
+        "format": "promptmix-split",
+        "version": 1,
+        "class_names": class_names,
+        "parts": rows,
+        "split_hash": hashed,
+    }
+    write_json(path, contents)
+    return hashed
+
+
+def split_hash(parts: Mapping[str, PictureSet]) -> str:
+    """Sixteen hex digits that are equal for equal splits: same classes in the same order, same files in each part.
+
+    Neither the root nor the order of the pictures matters.
+
+    Raises:
+        DataError: as :func:`write_split`.
+    """
+    return _hash(*_described(parts))
+
+
+def read_split(path: Path, root: Path) -> dict[str, PictureSet]:
+    """The parts of a split file, their pictures below ``root``; every picture is read and compared with its hash.
+
+    Raises:
+        DataError: the file is missing, damaged or edited, a path leads out of ``root``, or a picture is missing or changed.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as problem:
+        raise DataError(f"split file {path} cannot be read: {problem.strerror}; check the path") from problem
+    try:
+        split = _SplitFile.model_validate_json(text)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise DataError(f"{path} is not a split file of version 1: {where}: {first['msg']}; make it anew") from problem
+    rows: dict[str, list[_Row]] = {name: split.parts[name] for name in _PARTS if name in split.parts}
+    _check_rows(rows, path)
+    if _hash(split.class_names, rows) != split.split_hash:
+        raise DataError(f"{path} was changed after it was written: its split_hash does not fit; make it anew")
+    for part_rows in rows.values():
+        for relative, _, expected in part_rows:
+            picture = root / relative
+            if not picture.is_file():
+                raise DataError(f"{picture}, named in {path}, is missing; is {root} the right folder?")
+            if _file_hash(picture) != expected:
+                raise DataError(f"{picture} is not the picture that {path} was made with; restore it or make a new split")
+    return {
+        name: PictureSet(
+            root=root,
+            class_names=split.class_names,
+            records=tuple(Record(path=root / relative, label=label) for relative, label, _ in part_rows),
+        )
+        for name, part_rows in rows.items()
+    }
+
+
+def _file_hash(path: Path) -> str:
+    return content_key(path).removeprefix("file:")[:16]
+
+
+def _hash(class_names: Sequence[str], rows: Mapping[str, Sequence[_Row]]) -> str:
+    pieces: list[str] = ["classes", *class_names]
+    for name in _PARTS:
+        if name in rows:
+            pieces += ["part", name, *(str(item) for row in sorted(rows[name]) for item in row)]
+    return short_hash(*pieces)
+
+
+def _described(parts: Mapping[str, PictureSet]) -> tuple[tuple[str, ...], dict[str, list[_Row]]]:
+    for name in parts:
+        if name not in _PARTS:
+            raise DataError(f"a split has no part {name!r}{did_you_mean(name, _PARTS)}")
+    if not parts:
+        raise DataError(f"a split needs at least one part of {', '.join(_PARTS)}")
+    first = next(iter(parts.values()))
+    rows: dict[str, list[_Row]] = {}
+    for name in _PARTS:
+        if name not in parts:
+            continue
+        part = parts[name]
+        if part.root != first.root or part.class_names != first.class_names:
+            raise DataError(f"part {name!r} of the split has another root or other classes than the first; all must share them")
+        rows[name] = [(_relative(record.path, part.root), record.label, _file_hash(record.path)) for record in part.records]
+    _check_rows(rows, first.root)
+    return first.class_names, rows
+
+
+def _relative(path: Path, root: Path) -> str:
+    try:
+        relative = path.relative_to(root).as_posix()
+    except ValueError as problem:
+        raise DataError(f"{path} does not lie in {root}; a split names its pictures relative to one folder") from problem
+    try:
+        relative.encode()
+    except UnicodeEncodeError as problem:
+        raise DataError(f"the name {str(path)!r} is not valid UTF-8 and cannot go into a split; rename the file") from problem
+    return relative
+
+
+def _check_rows(rows: Mapping[str, Sequence[_Row]], source: Path) -> None:
+    """Refuse paths that leave the root, and a picture that is listed twice: what is trained on must not be tested on."""
+    part_of: dict[str, str] = {}
+    for name, part_rows in rows.items():
+        for relative, _, _ in part_rows:
+            climbs = ".." in re.split(r"[/\\]", relative)
+            if climbs or relative.startswith(("/", "\\")) or PurePath(relative).drive:
+                raise DataError(f"{source}: picture path {relative!r} leads out of the folder; use relative ones without '..'")
+            if relative in part_of:
+                raise DataError(f"{source}: picture {relative!r} is listed twice ({part_of[relative]} and {name}); list it once")
+            part_of[relative] = name

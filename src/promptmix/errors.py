@@ -1,0 +1,75 @@
+"""The errors people meet, and the exit code each one becomes on the command line.
+
+A message is one line for a person: the value, what is allowed, the nearest match, what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BackboneError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "InterruptedRun",
+    "NotFittedError",
+    "OutOfMemoryError",
+    "PromptMixError",
+    "did_you_mean",
+]
+
+
+class PromptMixError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(PromptMixError, ValueError):
+    """An option, a recipe or an argument that cannot be used as it stands."""
+
+    exit_code = 3
+
+
+class DataError(PromptMixError, ValueError):
+    """Pictures, labels or class names that are missing or cannot be used."""
+
+    exit_code = 4
+
+
+class BackboneError(PromptMixError):
+    """A backbone that is missing, incomplete or not of a known kind."""
+
+    exit_code = 5
+
+
+class CheckpointError(PromptMixError):
+    """A model folder or a checkpoint that is damaged, foreign or of another backbone."""
+
+    exit_code = 5
+
+
+class NotFittedError(PromptMixError, AttributeError):
+    """A classifier was asked to predict before ``fit`` or ``from_pretrained``."""
+
+
+class OutOfMemoryError(PromptMixError):
+    """The device had no memory left."""
+
+    exit_code = 6
+
+
+class InterruptedRun(PromptMixError):
+    """The person stopped a run; what it had learnt was written first."""
+
+    exit_code = 130
+
+
+def did_you_mean(value: str, allowed: Iterable[str]) -> str:
+    """A hint such as ``"; did you mean 'coop'? Allowed: coop, mocoop"``, for the end of an error message."""
+    choices = list(allowed)
+    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"{hint} Allowed: {', '.join(choices)}"

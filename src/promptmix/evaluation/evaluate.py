@@ -1,0 +1,66 @@
+"""From image features to what a classifier says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from promptmix.nn.classifier import Classifier
+
+__all__ = ["Prediction", "predict_features"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What is said of one picture.
+
+    Attributes:
+        class_name, probability: the most probable class and its probability, 0 to 1.
+        margin: its probability less that of the second class.
+        top: the most probable classes with their probabilities, falling.
+        experts: the experts that answered with their weights, falling; the weights sum to 1.
+    """
+
+    class_name: str
+    probability: float
+    margin: float
+    top: tuple[tuple[str, float], ...]
+    experts: tuple[tuple[str, float], ...]
+
+
+@torch.no_grad()
+def predict_features(
+    classifier: Classifier,
+    class_names: Sequence[str],
+    expert_names: Sequence[str],
+    image_features: Float[Tensor, "image embedding"],
+    top: int = 5,
+) -> list[Prediction]:
+    """Predictions for normalised image features, in their order."""
+    probabilities = classifier.logits(image_features).double().softmax(dim=1)
+    weights = classifier.expert_weights(image_features).double()
+    values, classes = probabilities.topk(min(max(top, 2), len(class_names)), dim=1)
+    weight_values, experts = weights.sort(dim=1, descending=True)
+    predictions = []
+    for row in range(image_features.shape[0]):
+        ranked = [(class_names[index], value) for index, value in zip(classes[row].tolist(), values[row].tolist(), strict=True)]
+        answered = [
+            (expert_names[index], value)
+            for index, value in zip(experts[row].tolist(), weight_values[row].tolist(), strict=True)
+            if value > 0
+        ]
+        second = ranked[1][1] if len(ranked) > 1 else 0.0
+        predictions.append(
+            Prediction(
+                class_name=ranked[0][0],
+                probability=ranked[0][1],
+                margin=ranked[0][1] - second,
+                top=tuple(ranked[:top]),
+                experts=tuple(answered),
+            )
+        )
+    return predictions

@@ -1,0 +1,139 @@
+"""Prediction from a saved model: its class features and the image tower; the text tower is loaded only to add classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from promptmix.backbones.base import Backbone
+from promptmix.backbones.registry import load_backbone
+from promptmix.data.images import PictureSource
+from promptmix.data.records import check_class_names
+from promptmix.errors import CheckpointError, ConfigError, did_you_mean
+from promptmix.evaluation.evaluate import Prediction, predict_features
+from promptmix.features.cache import FeatureCache
+from promptmix.features.extract import extract_features
+from promptmix.methods.base import Method
+from promptmix.methods.registry import build_method
+from promptmix.model_folder import SavedModel, read_model
+
+__all__ = ["PredictedPictures", "Predictor", "add_classes", "remove_classes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedPictures:
+    """Predictions for the pictures that could be read (``kept``: their places), and reasons for the others."""
+
+    predictions: list[Prediction]
+    kept: tuple[int, ...]
+    bad: tuple[tuple[str, str], ...]
+
+
+class Predictor:
+    """A saved model ready to predict.
+
+    Args:
+        model: what was saved.
+        backbone: its backbone, loaded already; else the one the model names is loaded, without its text tower.
+        device: where a backbone loaded here goes.
+
+    Raises:
+        CheckpointError: the backbone is not the one the model was trained on.
+        BackboneError: there is no such backbone any more.
+    """
+
+    def __init__(
+        self, model: SavedModel, *, backbone: Backbone | None = None, device: str = "auto", cache: FeatureCache | None = None
+    ) -> None:
+        if backbone is None:
+            backbone = load_backbone(model.backbone_name, with_text=False, device=device)
+        _check_backbone(model, backbone)
+        norms = Method.tuned_norms(model.learnt)
+        self.model, self._cache = model, cache
+        self._backbone = backbone.with_block_norms(norms) if norms else backbone
+
+    @staticmethod
+    def from_folder(folder: Path, *, backbone: str | None = None, device: str = "auto", cache: FeatureCache | None = None) -> Predictor:
+        """Read a model folder (or a run folder) and load its image tower; ``backbone`` says where it lies now."""
+        model = read_model(folder)
+        loaded = load_backbone(model.backbone_name if backbone is None else backbone, with_text=False, device=device)
+        return Predictor(model, backbone=loaded, cache=cache)
+
+    def predict(
+        self,
+        pictures: Sequence[PictureSource],
+        *,
+        top: int = 5,
+        skip_bad: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> PredictedPictures:
+        """Classes, probabilities and answering experts for pictures.
+
+        Raises:
+            DataError: a picture cannot be read and ``skip_bad`` is not set.
+        """
+        extracted = extract_features(self._backbone, pictures, cache=self._cache, skip_bad=skip_bad, on_progress=on_progress)
+        model = self.model
+        predictions = predict_features(
+            model.classifier, model.class_names, model.expert_names, extracted.features[:, 0], top=top
+        )
+        return PredictedPictures(predictions=predictions, kept=extracted.kept, bad=extracted.bad)
+
+    def logits(self, pictures: Sequence[PictureSource]) -> Float[Tensor, "image class"]:
+        """Class logits, on the CPU; every picture must be readable."""
+        extracted = extract_features(self._backbone, pictures, cache=self._cache)
+        with torch.no_grad():
+            return self.model.classifier.logits(extracted.features[:, 0])
+
+
+def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbone) -> SavedModel:
+    """The same model with more classes, known by name alone; nothing is retrained.
+
+    Raises:
+        ConfigError: the method cannot know a class it was not trained on; the message gives the reason.
+        DataError: a name is there already, is empty, or is too long for the text tower.
+        CheckpointError: the backbone is not the model's.
+    """
+    names = check_class_names([*model.class_names, *class_names])
+    _check_backbone(model, backbone)
+    new_names = names[len(model.class_names) :]
+    if not new_names:
+        raise ConfigError("no class name was given to add")
+    method = build_method(model.method, model.options, backbone, model.trained_class_names, more_class_names=model.more_class_names)
+    method.load_learnt_state(model.learnt)
+    features = torch.cat([model.classifier.class_features, method.encode_classes(new_names).cpu()], dim=1)
+    return dataclasses.replace(model, class_names=names, classifier=model.classifier.with_classes(features))
+
+
+def remove_classes(model: SavedModel, class_names: Sequence[str]) -> SavedModel:
+    """The same model without some classes.
+
+    Raises:
+        ConfigError: a name is not one of the model's, fewer than two classes would be left, or the method has numbers of its own for
+            each class.
+    """
+    for name in class_names:
+        if name not in model.class_names:
+            raise ConfigError(f"the model has no class {name!r}{did_you_mean(name, model.class_names)}")
+    kept = [index for index, name in enumerate(model.class_names) if name not in class_names]
+    if len(kept) < 2:
+        raise ConfigError(f"{len(kept)} class would be left; a model needs at least two")
+    if model.classifier.class_bias is not None:
+        raise ConfigError(f"a model of method {model.method} has its classes fixed by training; train again without them")
+    features = model.classifier.class_features[:, kept]
+    names = tuple(model.class_names[index] for index in kept)
+    return dataclasses.replace(model, class_names=names, classifier=model.classifier.with_classes(features))
+
+
+def _check_backbone(model: SavedModel, backbone: Backbone) -> None:
+    if backbone.fingerprint != model.backbone_fingerprint:
+        raise CheckpointError(
+            f"the model was trained on backbone {model.backbone_name!r} ({model.backbone_fingerprint}), but {backbone.name!r} is"
+            f" {backbone.fingerprint}; give the right one with --backbone"
+        )

@@ -1,0 +1,194 @@
+"""What every method is: parameters it declares, one training step, and a classifier at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from promptmix.backbones.base import Backbone
+from promptmix.config import StrictModel, parse_config
+from promptmix.errors import CheckpointError, ConfigError
+from promptmix.nn.classifier import Classifier
+from promptmix.structs import Batch, StepOutput
+
+__all__ = ["Method", "MethodConfig", "Recipe"]
+
+
+class Recipe(StrictModel):
+    """How a method is trained: the field's standard, with each method's own rate and length.
+
+    The rate of epoch e is ``warmup_rate`` while e < ``warmup_epochs``, then ``rate / 2 * (1 + cos(pi * (e - warmup_epochs) /
+    epochs))``: constant within an epoch, and never quite 0 at the end.
+    """
+
+    epochs: int = Field(default=50, ge=1, le=100_000)
+    rate: float = Field(default=0.002, gt=0, le=100)
+    batch_size: int = Field(default=32, ge=1, le=1_000_000)
+    warmup_epochs: int = Field(default=1, ge=0)
+    warmup_rate: float = Field(default=1e-5, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    clip: float | None = Field(default=None, gt=0, description="largest norm of the whole gradient")
+    averaging: Literal["none", "second_half"] = Field(
+        default="none", description="take the last epoch's parameters, or their mean over the second half of the epochs"
+    )
+
+
+class MethodConfig(StrictModel):
+    """Base of the methods' options."""
+
+
+class Method(nn.Module):
+    """Base of all methods. One is made for a backbone and a list of class names, and belongs to them.
+
+    Subclasses register exactly what they learn as parameters (or, when fitted in closed form, as persistent buffers): all else
+    is frozen, out of the optimizer and out of the checkpoint.
+
+    Args:
+        config: the method's own options.
+        backbone: with its text tower.
+        class_names: the classes to tell apart, in the order of the labels.
+        seed: of every random start.
+        more_class_names: names known but without pictures, for options that use them and say so.
+
+    Raises:
+        ConfigError: fewer than two classes.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[MethodConfig]]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    learns: ClassVar[Literal["nothing", "by gradient", "in closed form"]]
+
+    def __init__(
+        self,
+        config: MethodConfig,
+        backbone: Backbone,
+        class_names: Sequence[str],
+        seed: int = 0,
+        more_class_names: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        if len(class_names) < 2:
+            raise ConfigError(f"there is nothing to tell apart: {len(class_names)} class; give at least two")
+        self.class_names = tuple(class_names)
+        self.more_class_names = tuple(more_class_names)
+        self.config = config
+        self._backbone = backbone
+
+    @classmethod
+    def parse_options(cls, options: Mapping[str, Any]) -> MethodConfig:
+        """The method's config from plain options; ``preset: NAME`` fills in what the other options leave open.
+
+        Raises:
+            ConfigError: an unknown preset, or options that do not validate.
+        """
+        given = dict(options)
+        preset = given.pop("preset", None)
+        if preset is not None:
+            if preset not in cls.presets:
+                raise ConfigError(f"method {cls.name} has no preset {preset!r}; it has: {', '.join(cls.presets) or 'none'}")
+            given = {**cls.presets[preset], **given}
+        return parse_config(cls.config_class, given, f"options of method {cls.name}")
+
+    @classmethod
+    def default_recipe(cls, shots: int | None) -> Recipe:
+        """How the method is trained unless told otherwise; ``shots`` is None when all pictures are used."""
+        return Recipe()
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone whose image features belong to this method: as given, or with the image tower this method has tuned."""
+        return self._backbone
+
+    @property
+    def training_backbone(self) -> Backbone:
+        """The backbone to encode pictures with while training: its image tower has a graph where it is being tuned."""
+        return self._backbone
+
+    @property
+    def tunes_image_tower(self) -> bool:
+        """Whether training changes the image tower, so that no image feature may come from a cache."""
+        return False
+
+    @staticmethod
+    def tuned_norms(learnt: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The image tower's layer norms among saved parameters, by their names in the tower; empty where none was tuned."""
+        prefix = "visual_norms."
+        return {name.removeprefix(prefix).replace("/", "."): value for name, value in learnt.items() if name.startswith(prefix)}
+
+    @property
+    def expert_names(self) -> tuple[str, ...]:
+        """How people see the experts, in order."""
+        return (self.name,)
+
+    def saved_options(self) -> dict[str, Any]:
+        """Options from which the method can be made again, anywhere: what a file or a search gave is written out."""
+        return self.config.model_dump(mode="json")
+
+    def rate_multiplier(self, parameter_name: str) -> float:
+        """Factor of the learning rate for one parameter, after the warm-up."""
+        return 1.0
+
+    @property
+    def text_encodings_per_step(self) -> int:
+        """Sequences through the text tower in a training step."""
+        return 0
+
+    def notes(self) -> list[str]:
+        """What must stand beside any number this method gives ("saw the names of the new classes")."""
+        return []
+
+    def training_step(self, batch: Batch) -> StepOutput:
+        """Loss and logits of a batch; only for methods that learn by gradient."""
+        raise NotImplementedError(f"method {self.name} does not learn by gradient")
+
+    def fit_features(self, features: Float[Tensor, "image embedding"], labels: Int[Tensor, "image"], seed: int) -> None:
+        """Fit in one go; only for methods that learn in closed form."""
+        raise NotImplementedError(f"method {self.name} does not learn in closed form")
+
+    def encode_classes(self, class_names: Sequence[str]) -> Float[Tensor, "expert class embedding"]:
+        """Class features of any class names with what has been learnt, for the classes at hand or for ones added later.
+
+        Raises:
+            ConfigError: the method cannot know a class it was not trained on; the message gives the reason.
+            DataError: a name is too long for the text tower.
+        """
+        raise NotImplementedError
+
+    def classifier(self) -> Classifier:
+        """The classifier over :attr:`class_names` as learnt so far, detached."""
+        raise NotImplementedError
+
+    def learnt_state(self) -> dict[str, Tensor]:
+        """What has been learnt, by name, on the CPU; only this is saved."""
+        return {name: value.detach().cpu().contiguous().clone() for name, value in self.state_dict().items()}
+
+    def load_learnt_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put saved parameters in place.
+
+        Raises:
+            CheckpointError: a tensor is missing, unknown or of another shape; the message names it and both shapes.
+        """
+        mine = self.state_dict()
+        for name in sorted(mine.keys() | tensors.keys()):
+            if name not in tensors:
+                raise CheckpointError(f"saved parameters of method {self.name} lack {name}")
+            if name not in mine:
+                raise CheckpointError(f"saved parameters of method {self.name} have {name}, which these options give no place")
+            if tensors[name].shape != mine[name].shape:
+                raise CheckpointError(
+                    f"saved parameter {name} is {tuple(tensors[name].shape)}; these options ask for {tuple(mine[name].shape)}"
+                )
+        with torch.no_grad():
+            self.load_state_dict(dict(tensors))
+
+    @property
+    def num_learnt_parameters(self) -> int:
+        """How many numbers were learnt."""
+        return sum(value.numel() for value in self.state_dict().values())

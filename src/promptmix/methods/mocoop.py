@@ -1,0 +1,256 @@
+"""MoCoOp, the mixture of prompts (arXiv 2409.12011; 10.3389/frai.2025.1580973)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from promptmix.backbones.base import Backbone
+from promptmix.backbones.vision_transformer import VisionTransformer
+from promptmix.errors import ConfigError
+from promptmix.methods.base import Method, MethodConfig, Recipe
+from promptmix.nn.classifier import Classifier, Router, move_features
+from promptmix.nn.losses import consistency_loss, router_loss, text_loss
+from promptmix.nn.router import mixture_logits, router_target, routing_weights
+from promptmix.prompts.bank import PromptBank
+from promptmix.prompts.encoder import PackedPrompts
+from promptmix.prompts.grouping import group_templates
+from promptmix.prompts.hard import prototypes
+from promptmix.prompts.templates import TemplateGroup, load_bank, parse_groups
+from promptmix.runtime import torch_generator
+from promptmix.structs import Batch, StepOutput
+
+__all__ = ["MixtureOfPrompts", "MixtureOfPromptsConfig"]
+
+
+class MixtureOfPromptsConfig(MethodConfig):
+    """Options of the mixture of prompts; the defaults are the corrected method, ``preset: as_released`` the published code."""
+
+    bank: str = Field(default="general", description="a template bank by name, or a YAML file")
+    groups: tuple[tuple[str, ...], ...] | None = Field(default=None, description="template groups written out, instead of a bank")
+    regroup: int | None = Field(default=None, ge=1, description="throw the groups together and find this many automatically")
+    top_k: int = Field(default=2, ge=1, description="experts that answer for a picture; never more than there are")
+    text_weight: float = Field(default=5.0, ge=0)
+    router_weight: float = Field(default=1.0, ge=0)
+    text_temperature: float | Literal["logit_scale"] = Field(default="logit_scale", description="factor of the text loss's cosines")
+    text_direction: Literal["prototypes", "prompts"] = Field(default="prototypes", description="what the text loss's softmax runs over")
+    text_classes: Literal["train", "all"] = Field(default="train", description="class names that the text loss may use")
+    router_target: Literal["label", "class_agnostic", "none"] = "label"
+    router_bonus: float = Field(default=10.0, ge=0, description="added to the target's top_k largest, before its softmax")
+    router_detach: bool = Field(default=True, description="no gradient through the router's target")
+    mixture: Literal["mean_logits", "renormalised"] = "mean_logits"
+    correction: bool = Field(default=True, description="one learnt vector added to every class feature")
+    period: bool = Field(default=True, description="end the soft prompts with a fixed full stop, as the hard ones end")
+    visual_layer_norms: bool = Field(default=False, description="tune the image tower's layer norms, at a tenth of the rate")
+    image_side: Literal["none", "linear"] = Field(default="none", description="learn a linear map of the image feature")
+    image_rate: float = Field(default=5.0, gt=0, description="the map's learning rate, in units of the prompts' rate")
+    consistency_weight: float = Field(default=5.0, ge=0, description="holds the mapped feature near the feature")
+    added_classes: Literal["experts", "prototypes"] = Field(
+        default="experts", description="what answers for classes added later: the soft prompts, or the hard ones they started from"
+    )
+
+
+class MixtureOfPrompts(Method):
+    """Several soft prompts, one for each group of templates, and a router that picks for each picture those that answer.
+
+    With v the normalised image feature, e[g,c] the normalised feature of expert g for class c, q[g,c] the prototype of group g:
+
+    - router ``z = W v + b``; weights a: softmax over the ``top_k`` largest, else 0;
+    - logits ``s * sum_g a_g <v, e[g,c]>``;
+    - loss = cross-entropy + ``text_weight`` * text supervision + ``router_weight`` * router supervision
+      (see :func:`~promptmix.nn.losses.text_loss` and :func:`~promptmix.nn.router.router_target`).
+
+    With ``image_side: linear`` the pictures are classified by ``v' = normalise(v + A v)`` and routed by v; the loss gains
+    ``consistency_weight * mean(1 - <v', v>)``. This is not in the paper.
+
+    Differences from the paper and the reference code (each an option; ``preset: as_released`` is the reference code):
+
+    - text loss: cosines times exp(logit_scale); the reference accepts a temperature and ignores it (1);
+    - text loss over the training classes' names; the reference also uses the names of new classes;
+    - soft prompts end with a full stop like the hard ones; in the reference they have none;
+    - the router's target has no gradient; in the reference the image tower is trained through it;
+    - the image tower is frozen; the reference tunes its layer norms;
+    - contexts have as many vectors as their starting words have tokens; the reference counts words, which overwrites parts of
+      class names or leaves parts of templates out when a word has several tokens;
+    - the correction has the width of the joint space; in the reference that of the text tower, which fails where they differ.
+    """
+
+    name = "mocoop"
+    config_class: ClassVar[type[MethodConfig]] = MixtureOfPromptsConfig
+    presets = {
+        "as_released": {
+            "text_temperature": 1.0,
+            "text_classes": "all",
+            "router_detach": False,
+            "period": False,
+            "visual_layer_norms": True,
+        },
+        "image_side": {"image_side": "linear"},
+    }
+    learns: ClassVar[Literal["nothing", "by gradient", "in closed form"]] = "by gradient"
+
+    def __init__(
+        self,
+        config: MethodConfig,
+        backbone: Backbone,
+        class_names: Sequence[str],
+        seed: int = 0,
+        more_class_names: Sequence[str] = (),
+    ) -> None:
+        super().__init__(config, backbone, class_names, seed, more_class_names)
+        assert isinstance(config, MixtureOfPromptsConfig)
+        self._config = config
+        tower, tokenizer = backbone.require_text()
+        self.groups = self._choose_groups()
+        self._bank = PromptBank(tower, tokenizer, [group.templates[0] for group in self.groups], config.period)
+        self._packed = self._bank.lay_out(class_names)
+
+        width, num_experts = backbone.config.embedding_width, len(self.groups)
+        self.contexts = nn.Parameter(self._bank.starting_contexts())  # all experts' vectors, one after another
+        generator = torch_generator(seed, "mocoop router")
+        bound = width**-0.5
+        self.router_weight = nn.Parameter(torch.empty(num_experts, width).uniform_(-bound, bound, generator=generator))
+        self.router_bias = nn.Parameter(torch.empty(num_experts).uniform_(-bound, bound, generator=generator))
+        self.correction = nn.Parameter(torch.zeros(width)) if config.correction else None
+        self.image_map = nn.Parameter(torch.zeros(width, width)) if config.image_side == "linear" else None
+        self._tuned = None
+        if config.visual_layer_norms:
+            self._tuned = self._free_the_norms()
+
+    def _choose_groups(self) -> tuple[TemplateGroup, ...]:
+        config = self._config
+        groups = load_bank(config.bank) if config.groups is None else parse_groups(config.groups)
+        if config.regroup is None:
+            return groups
+        tower, tokenizer = self._backbone.require_text()
+        flat = [template for group in groups for template in group.templates]
+        return group_templates(tower, tokenizer, flat, self.class_names, config.regroup)
+
+    def _free_the_norms(self) -> Backbone:
+        """A backbone with an image tower of this method's own, whose block norms are its parameters ``visual_norms.*``."""
+        if not isinstance(self._backbone.vision, VisionTransformer):
+            raise ConfigError(
+                f"visual_layer_norms needs a vision transformer; backbone {self._backbone.name} has none: set visual_layer_norms=false"
+            )
+        tuned = self._backbone.with_block_norms({})
+        assert isinstance(tuned.vision, VisionTransformer)
+        self.visual_norms = nn.ParameterDict()
+        for name, norm in tuned.vision.block_norms().items():
+            for leaf, parameter in norm.named_parameters():
+                # ParameterDict takes no dots; the tower keeps the same parameter under its own name.
+                self.visual_norms[f"{name}.{leaf}".replace(".", "/")] = parameter.requires_grad_(True)
+        return tuned
+
+    @classmethod
+    def default_recipe(cls, shots: int | None) -> Recipe:
+        return Recipe(rate=0.032, epochs=50, warmup_epochs=5, clip=1.0)
+
+    @property
+    def backbone(self) -> Backbone:
+        """As given, or with the image tower as tuned so far; its fingerprint follows what has been learnt."""
+        if self._tuned is None:
+            return self._backbone
+        return self._backbone.with_block_norms(self.tuned_norms(self.learnt_state()))
+
+    @property
+    def training_backbone(self) -> Backbone:
+        return self._backbone if self._tuned is None else self._tuned
+
+    @property
+    def tunes_image_tower(self) -> bool:
+        return self._tuned is not None
+
+    def rate_multiplier(self, parameter_name: str) -> float:
+        if parameter_name == "image_map":
+            return self._config.image_rate
+        return 0.1 if parameter_name.startswith("visual_norms.") else 1.0
+
+    @property
+    def text_encodings_per_step(self) -> int:
+        return self._packed.num_rows
+
+    @property
+    def expert_names(self) -> tuple[str, ...]:
+        return tuple(group.name for group in self.groups)
+
+    def saved_options(self) -> dict[str, Any]:
+        # The groups belong to the model: a bank may change, and found groups depend on the training classes.
+        written = tuple(tuple(template.text for template in group.templates) for group in self.groups)
+        return {**super().saved_options(), "groups": written, "bank": "general", "regroup": None}
+
+    def notes(self) -> list[str]:
+        saw_new = self._config.text_classes == "all" and self.more_class_names
+        return ["the text loss used the names of classes without pictures"] if saw_new else []
+
+    @functools.cached_property
+    def _prototypes(self) -> Float[Tensor, "expert all_classes embedding"]:
+        """Of the training classes, then of those whose names alone are known."""
+        tower, tokenizer = self._backbone.require_text()
+        return prototypes(tower, tokenizer, self.groups, self.class_names + self.more_class_names, period=True)
+
+    @functools.cached_property
+    def _packed_for_text_loss(self) -> PackedPrompts:
+        """The soft prompts of the classes without pictures, for ``text_classes: all``."""
+        return self._bank.lay_out(self.more_class_names)
+
+    def _encode(self, packed: PackedPrompts) -> Float[Tensor, "expert class embedding"]:
+        features = packed.encode(self.contexts).unflatten(0, (len(self.groups), -1))
+        if self.correction is not None:
+            features = features + self.correction
+        return functional.normalize(features, dim=-1)
+
+    def training_step(self, batch: Batch) -> StepOutput:
+        config, scale, original = self._config, self._backbone.logit_scale, batch.image_features
+        num_classes = len(self.class_names)
+        features = self._encode(self._packed)
+
+        router_logits = functional.linear(original, self.router_weight, self.router_bias)
+        weights = routing_weights(router_logits, config.top_k)
+        moved = original if self.image_map is None else move_features(original, self.image_map)
+        logits = mixture_logits(moved, features, weights, scale, config.mixture == "renormalised")
+        terms = {"classification": functional.cross_entropy(logits, batch.labels)}
+
+        if config.text_weight > 0:
+            temperature = scale if config.text_temperature == "logit_scale" else config.text_temperature
+            supervised, references = features, self._prototypes[:, :num_classes]
+            if config.text_classes == "all" and self.more_class_names:
+                supervised = torch.cat([features, self._encode(self._packed_for_text_loss)], dim=1)
+                references = self._prototypes
+            terms["text"] = config.text_weight * text_loss(supervised, references, temperature, config.text_direction)
+        if config.router_weight > 0 and config.router_target != "none":
+            labels = batch.labels if config.router_target == "label" else None
+            looked_at = original.detach() if config.router_detach else original
+            target = router_target(looked_at, self._prototypes[:, :num_classes], labels, config.top_k, config.router_bonus)
+            terms["router"] = config.router_weight * router_loss(router_logits, target)
+        if self.image_map is not None and config.consistency_weight > 0:
+            terms["consistency"] = config.consistency_weight * consistency_loss(moved, original)
+        return StepOutput(loss=torch.stack(list(terms.values())).sum(), logits=logits, terms=terms)
+
+    @torch.no_grad()
+    def encode_classes(self, class_names: Sequence[str]) -> Float[Tensor, "expert class embedding"]:
+        if tuple(class_names) == self.class_names:
+            return self._encode(self._packed)
+        if self._config.added_classes == "prototypes":
+            tower, tokenizer = self._backbone.require_text()
+            return prototypes(tower, tokenizer, self.groups, class_names, period=True)
+        return self._encode(self._bank.lay_out(class_names))
+
+    def classifier(self) -> Classifier:
+        return Classifier(
+            class_features=self.encode_classes(self.class_names),
+            scale=self._backbone.logit_scale,
+            router=Router(
+                weight=self.router_weight.detach().clone(),
+                bias=self.router_bias.detach().clone(),
+                top_k=min(self._config.top_k, len(self.groups)),
+            ),
+            image_map=None if self.image_map is None else self.image_map.detach().clone(),
+            renormalise=self._config.mixture == "renormalised",
+        )

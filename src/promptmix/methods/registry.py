@@ -1,0 +1,52 @@
+"""Methods by name. To add one: write its file, add its row."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from promptmix.backbones.base import Backbone
+from promptmix.errors import ConfigError, did_you_mean
+from promptmix.methods.base import Method
+
+__all__ = ["METHODS", "build_method", "method_class"]
+
+METHODS: dict[str, str] = {
+    "zero-shot": "promptmix.methods.zero_shot:ZeroShot",
+    "ensemble": "promptmix.methods.zero_shot:Ensemble",
+    "linear-probe": "promptmix.methods.linear_probe:LinearProbe",
+    "coop": "promptmix.methods.coop:CoOp",
+    "mocoop": "promptmix.methods.mocoop:MixtureOfPrompts",
+}
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method by its name; underscores are as good as hyphens.
+
+    Raises:
+        ConfigError: no such method; the message has the nearest name.
+    """
+    known = name.strip().lower().replace("_", "-")
+    if known not in METHODS:
+        raise ConfigError(f"unknown method {name!r}{did_you_mean(known, METHODS)}")
+    module, _, attribute = METHODS[known].partition(":")
+    found: type[Method] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def build_method(
+    name: str,
+    options: Mapping[str, Any],
+    backbone: Backbone,
+    class_names: Sequence[str],
+    seed: int = 0,
+    more_class_names: Sequence[str] = (),
+) -> Method:
+    """A method, untrained, from its name and plain options.
+
+    Raises:
+        ConfigError: the name or an option is wrong.
+    """
+    kind = method_class(name)
+    return kind(kind.parse_options(options), backbone, class_names, seed, more_class_names)

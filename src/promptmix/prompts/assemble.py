@@ -1,0 +1,47 @@
+"""From words and context vectors to sequences: the one place where prompts are put together.
+
+``[start] before  class name  after  [.] [end]``, in the notation of ``promptmix.prompts.layout``: tokens are values >= 0,
+context vector k is -1-k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from promptmix.backbones.tokenizer import Tokenizer
+from promptmix.errors import DataError
+
+__all__ = ["Slots", "assemble_row", "class_tokens", "context_vector"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """What stands before and after a class name: tokens and context vectors, in order."""
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+
+def context_vector(number: int) -> int:
+    """How context vector ``number`` is written in a sequence."""
+    return -1 - number
+
+
+def class_tokens(tokenizer: Tokenizer, class_names: Sequence[str]) -> list[tuple[int, ...]]:
+    """Tokens of each class name; "_" reads as a space.
+
+    Raises:
+        DataError: a name has no tokens at all.
+    """
+    tokens = [tokenizer.encode(name.replace("_", " ")) for name in class_names]
+    for name, row in zip(class_names, tokens, strict=True):
+        if not row:
+            raise DataError(f"class name {name!r} has no letters that the tokenizer knows; choose another")
+    return tokens
+
+
+def assemble_row(tokenizer: Tokenizer, slots: Slots, name: tuple[int, ...], period: bool) -> list[int]:
+    """One whole sequence; with ``period`` a fixed full stop stands directly before the end token."""
+    stop = tokenizer.encode(".") if period else ()
+    return [tokenizer.start_token, *slots.before, *name, *slots.after, *stop, tokenizer.end_token]

@@ -1,0 +1,58 @@
+"""A bank of soft prompts: for each expert a row of learnt vectors before and after the class name, started from words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from promptmix.backbones.text_tower import TextTower
+from promptmix.backbones.tokenizer import Tokenizer
+from promptmix.prompts.assemble import Slots, assemble_row, class_tokens, context_vector
+from promptmix.prompts.encoder import PackedPrompts
+from promptmix.prompts.templates import Template
+
+__all__ = ["PromptBank"]
+
+
+class PromptBank:
+    """Lays soft prompts out for a tower. It owns no parameters: methods own the context vectors, one table for all experts.
+
+    Args:
+        starts: for each expert the template whose words start it, counted in tokens of the tower's own tokenizer.
+        period: put a fixed full stop before the end token. The templates' own full stop never becomes a context vector.
+
+    Attributes:
+        slots: for each expert, which context vectors stand before and after the class name.
+    """
+
+    def __init__(self, tower: TextTower, tokenizer: Tokenizer, starts: Sequence[Template], period: bool) -> None:
+        self._tower, self._tokenizer, self._period = tower, tokenizer, period
+        self._start_tokens: list[int] = []
+        self.slots: list[Slots] = []
+        for start in starts:
+            plain = start.without_period()
+            self.slots.append(Slots(before=self._add(plain.before), after=self._add(plain.after)))
+
+    def _add(self, text: str) -> tuple[int, ...]:
+        tokens = self._tokenizer.encode(text)
+        first = len(self._start_tokens)
+        self._start_tokens.extend(tokens)
+        return tuple(context_vector(number) for number in range(first, first + len(tokens)))
+
+    def starting_contexts(self) -> Float[Tensor, "context width"]:
+        """The token embeddings of the starting words, for all experts one after another."""
+        return self._tower.token_embedding(torch.tensor(self._start_tokens, dtype=torch.long)).detach().clone()
+
+    def lay_out(self, class_names: Sequence[str], max_rows: int = 4096) -> PackedPrompts:
+        """Sequences of every expert for every class, expert by expert.
+
+        Raises:
+            DataError: a class name is too long for the tower's context; the message names it.
+        """
+        names = class_tokens(self._tokenizer, class_names)
+        rows = [assemble_row(self._tokenizer, slots, name, self._period) for slots in self.slots for name in names]
+        groups = [expert for expert in range(len(self.slots)) for _ in names]
+        return PackedPrompts(self._tower, rows, groups, list(class_names) * len(self.slots), max_rows)

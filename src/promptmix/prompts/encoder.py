@@ -1,0 +1,126 @@
+"""The packed text encoder: the features of many prompts at the price of the tokens that matter.
+
+Equal to running every sequence, padded, through the whole tower, in values and in gradients, but:
+
+1. nothing after the end-of-text token is computed (the tower is causal and is read there);
+2. a beginning that many sequences share is computed once, and their continuations attend to its keys and values;
+3. continuations of different lengths are packed without padding; only attention sees a padded view;
+4. the last block computes queries, output and perceptron at the end tokens alone;
+5. frozen weights ask for no gradient;
+6. rows can be cut into chunks that are recomputed in the backward pass, so that memory need not grow with the classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from promptmix.backbones.text_tower import TextTower
+from promptmix.backbones.transformer import TransformerBlock
+from promptmix.prompts.layout import PromptLayout, build_layout
+
+__all__ = ["PackedPrompts", "encode_packed"]
+
+
+class PackedPrompts:
+    """Sequences laid out for one tower, in one or several chunks.
+
+    Args:
+        rows, groups, row_names: as for :func:`~promptmix.prompts.layout.build_layout`.
+        max_rows: the most rows encoded at a time. With a gradient each chunk is computed again in the backward pass:
+            one more forward, exact, and memory for one chunk only.
+    """
+
+    def __init__(
+        self,
+        tower: TextTower,
+        rows: Sequence[Sequence[int]],
+        groups: Sequence[int],
+        row_names: Sequence[str] | None = None,
+        max_rows: int = 4096,
+    ) -> None:
+        self._tower = tower
+        device = tower.position_embedding.device
+        self.layouts: list[PromptLayout] = []
+        for start in range(0, len(rows), max_rows):
+            part = slice(start, start + max_rows)
+            renumbered = {group: number for number, group in enumerate(dict.fromkeys(groups[part]))}
+            layout = build_layout(
+                rows[part],
+                [renumbered[group] for group in groups[part]],
+                tower.config.context_length,
+                None if row_names is None else row_names[part],
+            )
+            self.layouts.append(layout.to(device))
+
+    @property
+    def num_rows(self) -> int:
+        return sum(layout.num_rows for layout in self.layouts)
+
+    def encode(self, contexts: Float[Tensor, "context width"] | None = None) -> Float[Tensor, "row embedding"]:
+        """Features of all rows, in their order, NOT normalised; ``contexts`` are the learnt vectors that rows may name."""
+        if len(self.layouts) == 1:
+            return encode_packed(self._tower, self.layouts[0], contexts)
+        if torch.is_grad_enabled() and contexts is not None and contexts.requires_grad:
+            parts = [checkpoint(encode_packed, self._tower, layout, contexts, use_reentrant=False) for layout in self.layouts]
+        else:
+            parts = [encode_packed(self._tower, layout, contexts) for layout in self.layouts]
+        return torch.cat(parts)
+
+
+def encode_packed(
+    tower: TextTower, layout: PromptLayout, contexts: Float[Tensor, "context width"] | None
+) -> Float[Tensor, "row embedding"]:
+    """Encode one layout; see the module's docstring for what is saved and why it is exact."""
+    sources = tower.token_embedding(layout.token_ids)
+    if contexts is not None:
+        sources = torch.cat([sources, contexts.to(sources.dtype)])
+    hidden = sources.index_select(0, layout.source_index) + tower.position_embedding.index_select(0, layout.position)
+    blocks = list(tower.blocks)
+    for block in blocks[:-1]:
+        assert isinstance(block, TransformerBlock)
+        query, key, value = block.query_key_value(block.attention_norm(hidden)).chunk(3, dim=-1)
+        hidden = block.perceptron(hidden + block.attention_output(_attend_packed(block, layout, query, key, value)))
+    assert isinstance(blocks[-1], TransformerBlock)
+    return tower.read_out(_last_block_at_ends(blocks[-1], layout, hidden))
+
+
+def _take(packed: Tensor, slots: Tensor) -> Tensor:
+    """Rows of ``packed`` as a padded view; index_select, whose backward is an addition of rows, not an indexed put."""
+    return packed.index_select(0, slots.flatten()).unflatten(0, slots.shape)
+
+
+def _attend_packed(
+    block: TransformerBlock,
+    layout: PromptLayout,
+    query: Float[Tensor, "packed width"],
+    key: Float[Tensor, "packed width"],
+    value: Float[Tensor, "packed width"],
+) -> Float[Tensor, "packed width"]:
+    """Prefixes attend to themselves, the rest of each row to its prefix and to itself."""
+    of_prefixes = block.attend(
+        _take(query, layout.prefix_slots), _take(key, layout.prefix_slots), _take(value, layout.prefix_slots), layout.prefix_mask
+    )
+    of_rows = block.attend(
+        _take(query, layout.suffix_slots), _take(key, layout.key_slots), _take(value, layout.key_slots), layout.suffix_mask
+    )
+    return torch.cat([of_prefixes.flatten(0, 1), of_rows.flatten(0, 1)]).index_select(0, layout.unpad_index)
+
+
+def _last_block_at_ends(
+    block: TransformerBlock, layout: PromptLayout, hidden: Float[Tensor, "packed width"]
+) -> Float[Tensor, "row width"]:
+    """The last block where it is read. Keys and values still come from every token."""
+    width = hidden.shape[1]
+    normed = block.attention_norm(hidden)
+    weight, bias = block.query_key_value.weight, block.query_key_value.bias
+    query = functional.linear(normed.index_select(0, layout.end_slots), weight[:width], bias[:width])
+    key, value = functional.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
+    attended = block.attend(query[:, None], _take(key, layout.key_slots), _take(value, layout.key_slots), layout.end_mask)
+    ends = hidden.index_select(0, layout.end_slots) + block.attention_output(attended[:, 0])
+    return block.perceptron(ends)

@@ -1,0 +1,138 @@
+"""Where and how things run: device, precision, generators derived from (seed, purpose), atomic file writes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from promptmix.errors import ConfigError, DataError, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+__all__ = [
+    "atomic_path",
+    "choose_device",
+    "derive_seed",
+    "numpy_generator",
+    "short_hash",
+    "tensors_checksum",
+    "torch_generator",
+    "write_json",
+    "write_text",
+]
+
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The torch device called ``auto`` (the best there is), ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        ConfigError: the name is unknown, or this machine has no such device.
+    """
+    import torch
+
+    if name not in _DEVICES:
+        raise ConfigError(f"unknown device {name!r}{did_you_mean(name, _DEVICES)}")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    if not available[name]:
+        raise ConfigError(f"this machine has no {name} device; use --device cpu or auto")
+    return torch.device(name)
+
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """A 63-bit seed for one purpose of a run, the same on every machine and in every process."""
+    digest = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def torch_generator(seed: int, purpose: str) -> torch.Generator:
+    """A CPU generator that belongs to one purpose; drawing from it disturbs no other."""
+    import torch
+
+    return torch.Generator().manual_seed(derive_seed(seed, purpose))
+
+
+def numpy_generator(seed: int, purpose: str) -> numpy.random.Generator:
+    """As :func:`torch_generator`, for numpy."""
+    import numpy
+
+    return numpy.random.default_rng(derive_seed(seed, purpose))
+
+
+def short_hash(*parts: bytes | str) -> str:
+    """Sixteen hex digits of sha256 over the parts, with their lengths, so that no two lists of parts run together."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.hexdigest()[:16]
+
+
+def tensors_checksum(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hash of the names, types, shapes and bytes of tensors; safetensors files do not notice a flipped bit by themselves."""
+    import torch
+
+    parts: list[bytes | str] = []
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), tensor.reshape(-1).view(torch.uint8).numpy().tobytes()]
+    return short_hash(*parts)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary name in the same folder, renamed to ``path`` when the block ends well and removed when it does not.
+
+    Raises:
+        DataError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            # A temporary file is private; what it becomes has the rights of any other new file.
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(f"no disk space left to write {path}; free some, or choose another folder") from problem
+        if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise DataError(f"cannot write {path}: {problem.strerror}; choose a folder that can be written") from problem
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all; numbers keep full precision."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,78 @@
+"""The state of a run in one file, for resuming: what was learnt, momentum, running averages, and where in the order it stood.
+
+No state of a random generator is kept: every epoch derives its own order from (seed, epoch), so the place says it all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from promptmix.errors import CheckpointError
+from promptmix.runtime import atomic_path, tensors_checksum
+
+__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
+
+_FORMAT = "promptmix-checkpoint-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Where a run stands.
+
+    Attributes:
+        run_key: hash of everything the result depends on; another run's checkpoint is refused by it.
+        epoch, step: the next epoch and the number of its steps already done.
+        averaged_epochs: how many epochs the running averages hold.
+        loss_sum, correct, seen: sums over the epoch's steps so far, for its line in the log.
+        tensors: ``parameter.*``, ``momentum.*`` and ``average.*``.
+    """
+
+    run_key: str
+    epoch: int
+    step: int
+    averaged_epochs: int
+    loss_sum: float
+    correct: int
+    seen: int
+    tensors: Mapping[str, Tensor]
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint whole or not at all."""
+    fields = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__ if name != "tensors"}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    metadata = {"format": _FORMAT, "state": json.dumps(fields), "checksum": tensors_checksum(tensors)}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def read_checkpoint(path: Path, run_key: str) -> Checkpoint:
+    """Read a checkpoint of the run with this key.
+
+    Raises:
+        CheckpointError: the file is damaged, is no checkpoint, or belongs to a run with other options, pictures or backbone.
+    """
+    start_again = "remove it, or pass --overwrite to start again"
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as problem:
+        raise CheckpointError(f"checkpoint {path} is damaged ({problem}); {start_again}") from problem
+    if metadata.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of this version; {start_again}")
+    if metadata.get("checksum") != tensors_checksum(tensors):
+        raise CheckpointError(f"checkpoint {path} is damaged (its checksum does not fit); {start_again}")
+    checkpoint = Checkpoint(tensors=tensors, **json.loads(metadata["state"]))
+    if checkpoint.run_key != run_key:
+        raise CheckpointError(
+            f"checkpoint {path} belongs to a run with other options, pictures or backbone; run with the same ones, or {start_again}"
+        )
+    return checkpoint

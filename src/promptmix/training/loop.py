@@ -1,0 +1,211 @@
+"""The training loop, flat and whole."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from promptmix.errors import ConfigError, InterruptedRun
+from promptmix.methods.base import Method, Recipe
+from promptmix.nn.losses import accuracy
+from promptmix.runtime import write_text
+from promptmix.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from promptmix.training.feeds import Feed, num_steps
+from promptmix.training.optim import build_optimizer, rate_at, set_rates
+
+__all__ = ["StepReport", "train"]
+
+_SECONDS_BETWEEN_CHECKPOINTS = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What the person watching is told after each step."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+
+
+def train(
+    method: Method,
+    recipe: Recipe,
+    feed: Feed,
+    *,
+    run_key: str = "",
+    log_path: Path | None = None,
+    checkpoint_path: Path | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
+) -> int:
+    """Train ``method`` in place; returns the number of steps taken in all.
+
+    With a ``checkpoint_path`` the state is written every now and then, and a file that is already there is resumed from: the
+    parameters at the end are bit for bit those of an uninterrupted run on the same machine. On Ctrl-C or SIGTERM the step at hand is
+    finished and the state written.
+
+    Raises:
+        InterruptedRun: the person stopped the run; the checkpoint was written.
+        CheckpointError: the checkpoint is damaged or of another run.
+        ConfigError: the loss is no longer a finite number.
+    """
+    parameters = dict(method.named_parameters())
+    optimizer = build_optimizer(method, recipe)
+    averages: dict[str, Tensor] = {}
+    first_epoch, first_step, averaged_epochs = 0, 0, 0
+    loss_sum, correct, seen = 0.0, 0, 0
+    if checkpoint_path is not None and checkpoint_path.is_file():
+        state = read_checkpoint(checkpoint_path, run_key)
+        first_epoch, first_step, averaged_epochs = state.epoch, state.step, state.averaged_epochs
+        loss_sum, correct, seen = state.loss_sum, state.correct, state.seen
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(state.tensors[f"parameter.{name}"])
+                if f"momentum.{name}" in state.tensors:
+                    optimizer.state[parameter]["momentum_buffer"] = state.tensors[f"momentum.{name}"].clone()
+                if f"average.{name}" in state.tensors:
+                    averages[name] = state.tensors[f"average.{name}"].clone()
+    if log_path is not None:
+        _cut_log(log_path, first_epoch)
+
+    steps = num_steps(feed.num_pictures, recipe.batch_size)
+    last_write = time.monotonic()
+
+    def save(epoch: int, step: int) -> None:
+        assert checkpoint_path is not None
+        tensors = {f"parameter.{name}": parameter for name, parameter in parameters.items()}
+        for name, parameter in parameters.items():
+            momentum = optimizer.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{name}"] = momentum
+        tensors |= {f"average.{name}": average for name, average in averages.items()}
+        write_checkpoint(
+            checkpoint_path,
+            Checkpoint(
+                run_key=run_key,
+                epoch=epoch,
+                step=step,
+                averaged_epochs=averaged_epochs,
+                loss_sum=loss_sum,
+                correct=correct,
+                seen=seen,
+                tensors=tensors,
+            ),
+        )
+
+    with _stop_signals() as stop:
+        for epoch in range(first_epoch, recipe.epochs):
+            set_rates(optimizer, recipe, epoch)
+            if first_step == 0:
+                loss_sum, correct, seen = 0.0, 0, 0
+            for step, batch in enumerate(feed.batches(epoch, recipe.batch_size, first_step), start=first_step):
+                output = method.training_step(batch)
+                loss = float(output.loss.detach())
+                if not torch.isfinite(output.loss):
+                    raise ConfigError(
+                        f"the loss became {loss} in epoch {epoch + 1}; lower the rate (--set recipe.rate=...) and start again"
+                    )
+                optimizer.zero_grad()
+                output.loss.backward()
+                if recipe.clip is not None:
+                    torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.clip)
+                optimizer.step()
+
+                size = len(batch.labels)
+                loss_sum, seen = loss_sum + loss * size, seen + size
+                correct += round(accuracy(output.logits, batch.labels) * size)
+                if on_step is not None:
+                    on_step(
+                        StepReport(
+                            epoch=epoch, epochs=recipe.epochs, step=step, steps=steps, loss=loss_sum / seen, accuracy=correct / seen
+                        )
+                    )
+                if checkpoint_path is not None and step + 1 < steps:
+                    if stop.is_set():
+                        save(epoch, step + 1)
+                    elif time.monotonic() - last_write > _SECONDS_BETWEEN_CHECKPOINTS:
+                        save(epoch, step + 1)
+                        last_write = time.monotonic()
+                if stop.is_set() and step + 1 < steps:
+                    raise InterruptedRun(_stopped(epoch, recipe, checkpoint_path))
+            first_step = 0
+            if recipe.averaging == "second_half" and epoch >= recipe.epochs // 2:
+                averaged_epochs += 1
+                for name, parameter in parameters.items():
+                    before = averages.get(name, torch.zeros_like(parameter))
+                    averages[name] = before + (parameter.detach() - before) / averaged_epochs
+            if log_path is not None:
+                line = {"epoch": epoch, "rate": rate_at(recipe, epoch), "loss": loss_sum / seen, "accuracy": correct / seen}
+                line |= {f"last_{name}": float(term.detach()) for name, term in output.terms.items()}
+                _append_line(log_path, line)
+            if checkpoint_path is not None and (stop.is_set() or time.monotonic() - last_write > _SECONDS_BETWEEN_CHECKPOINTS):
+                save(epoch + 1, 0)
+                last_write = time.monotonic()
+            if stop.is_set():
+                raise InterruptedRun(_stopped(epoch, recipe, checkpoint_path))
+
+    if averages:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(averages[name])
+    return recipe.epochs * steps
+
+
+def _stopped(epoch: int, recipe: Recipe, checkpoint_path: Path | None) -> str:
+    kept = "nothing was kept, there is no run folder" if checkpoint_path is None else f"the state is in {checkpoint_path}; --resume goes on"
+    return f"stopped in epoch {epoch + 1} of {recipe.epochs}; {kept}"
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Within the block Ctrl-C and SIGTERM set an event instead of breaking a step in two. A second Ctrl-C ends at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals belong to the main thread
+        return
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before: dict[signal.Signals, Any] = {kind: signal.signal(kind, ask_to_stop) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def _cut_log(path: Path, first_epoch: int) -> None:
+    """Keep the lines of the epochs that are done, so that a resumed log has each epoch once."""
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if _epoch_of(line) < first_epoch]
+    write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def _epoch_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        return 2**31  # a line cut short by a crash
+
+
+def _append_line(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")

@@ -1,0 +1,359 @@
+"""START READING HERE. One run: backbone, data, method, fit, evaluate, compare with zero-shot, save."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from promptmix.backbones.base import Backbone
+from promptmix.backbones.registry import load_backbone
+from promptmix.config import StrictModel, parse_config
+from promptmix.data.images import PictureSource, content_key
+from promptmix.data.records import PictureSet
+from promptmix.data.splits import split_hash, write_split
+from promptmix.data.transforms import Augmentation
+from promptmix.errors import CheckpointError, DataError
+from promptmix.evaluation.evaluate import Prediction, predict_features
+from promptmix.evaluation.metrics import Metrics, measure
+from promptmix.evaluation.results import RunResult, peak_memory_bytes, read_result, versions, write_result
+from promptmix.features.cache import FeatureCache
+from promptmix.features.extract import extract_features
+from promptmix.methods.base import Recipe
+from promptmix.methods.registry import build_method, method_class
+from promptmix.model_folder import SavedModel, read_model, refuse_overwrite, write_model
+from promptmix.runtime import atomic_path, short_hash, write_json
+from promptmix.training.feeds import CachedFeed, Feed, LiveFeed
+from promptmix.training.loop import StepReport, train
+
+__all__ = ["LabelledPictures", "Outcome", "RunConfig", "run"]
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with (what is being done, how much is done, how much there is, a few words of detail)."""
+
+
+class RunConfig(StrictModel):
+    """Everything a run depends on, besides the pictures.
+
+    Attributes:
+        method, options: the method by name and its own options (``preset`` among them).
+        recipe: what to change of the method's recipe.
+        shots: how many pictures a class the training set was cut to, for the record and the recipe's length; None: all.
+        seed: of every random choice; 0 is a seed like any other.
+    """
+
+    method: str = "mocoop"
+    options: dict[str, Any] = Field(default_factory=dict)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    backbone: str = "bundled"
+    device: str = "auto"
+    shots: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=1, ge=0, lt=2**63)
+    augmentation: Augmentation = Augmentation()
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledPictures:
+    """Pictures with the index of each one's class.
+
+    Attributes:
+        description: what they are, for people; printed wherever a number was measured on them.
+    """
+
+    pictures: Sequence[PictureSource]
+    labels: Sequence[int]
+    class_names: tuple[str, ...]
+    description: str
+
+    @staticmethod
+    def of(pictures: PictureSet, description: str) -> LabelledPictures:
+        return LabelledPictures(
+            pictures=pictures.paths, labels=pictures.labels, class_names=pictures.class_names, description=description
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run gives."""
+
+    model: SavedModel
+    result: RunResult
+
+
+def run(
+    config: RunConfig,
+    training: LabelledPictures,
+    test: LabelledPictures | None = None,
+    *,
+    more_class_names: Sequence[str] = (),
+    backbone: Backbone | None = None,
+    cache: FeatureCache | None = None,
+    out: Path | None = None,
+    split: dict[str, PictureSet] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: Progress = lambda stage, done, total, detail: None,
+) -> Outcome:
+    """Train one method on pictures and measure it.
+
+    Args:
+        test: pictures to measure on; without them the run is measured on its training pictures and says so.
+        more_class_names: names without pictures, for options that use them.
+        backbone: loaded already; else the config's is loaded.
+        out: run folder to write: config, split, log, checkpoint, result, predictions, and the model in ``model/``.
+        split: the parts by name, to be written with hashes into the run folder.
+        resume: go on from the checkpoint in ``out``; a finished run is read, not repeated.
+        overwrite: throw away a run that is there.
+
+    Raises:
+        ConfigError, DataError, BackboneError, CheckpointError: see the message.
+        InterruptedRun: stopped by the person; the checkpoint was written.
+    """
+    started = time.monotonic()
+    seconds: dict[str, float] = {}
+    kind = method_class(config.method)
+    kind.parse_options(config.options)  # problems come before any work
+    recipe = parse_config(Recipe, {**kind.default_recipe(config.shots).model_dump(), **config.recipe}, "recipe")
+    if out is not None and not resume:
+        refuse_overwrite(out, overwrite)
+    backbone = backbone if backbone is not None else load_backbone(config.backbone, device=config.device)
+    method = build_method(config.method, config.options, backbone, training.class_names, config.seed, more_class_names)
+    method.to(backbone.device)
+    run_key = _run_key(config, recipe, backbone, training)
+    if out is not None:
+        finished = _open_run_folder(out, run_key, config, recipe, resume, overwrite)
+        if finished is not None:
+            return finished
+        if split is not None:
+            write_split(out / "split.json", split)
+
+    # Image features: each picture once, from the cache where it was seen before.
+    labels = torch.tensor(list(training.labels), device=backbone.device)
+    augmentation = config.augmentation if kind.learns == "by gradient" and not method.tunes_image_tower else None
+    begun = time.monotonic()
+    extracted = extract_features(
+        backbone,
+        training.pictures,
+        augmentation=augmentation,
+        seed=config.seed,
+        cache=cache,
+        skip_bad=config.skip_bad,
+        on_progress=lambda done, total: on_progress("training pictures", done, total, ""),
+    )
+    features, labels = extracted.features.to(backbone.device), labels[list(extracted.kept)]
+    _check_classes(labels, training)
+    for picture, reason in extracted.bad:
+        logger.warning("left out %s: %s", picture, reason)
+    seconds["features"] = time.monotonic() - begun
+
+    # Learning.
+    begun = time.monotonic()
+    if kind.learns == "by gradient":
+        feed: Feed = CachedFeed(features, labels, config.seed)
+        if method.tunes_image_tower:
+            kept = [training.pictures[index] for index in extracted.kept]
+            feed = LiveFeed(method.training_backbone, kept, labels, config.augmentation, config.seed)
+
+        def report(step: StepReport) -> None:
+            done, total = step.epoch * step.steps + step.step + 1, step.epochs * step.steps
+            on_progress("training", done, total, f"loss {step.loss:.3f}, accuracy {100 * step.accuracy:.1f} %")
+
+        train(
+            method,
+            recipe,
+            feed,
+            run_key=run_key,
+            log_path=None if out is None else out / "log.jsonl",
+            checkpoint_path=None if out is None else out / "checkpoint.safetensors",
+            on_step=report,
+        )
+    elif kind.learns == "in closed form":
+        method.fit_features(features[:, 0].cpu(), labels.cpu(), config.seed)
+    seconds["training"] = time.monotonic() - begun
+
+    # Measuring, beside zero-shot on the same pictures.
+    begun = time.monotonic()
+    measured = training if test is None else test
+    notes = list(method.notes())
+    if test is None:
+        notes.append("measured on the training pictures themselves, so the accuracy says little about new ones")
+    tested = extract_features(
+        method.backbone,
+        measured.pictures,
+        cache=cache,
+        skip_bad=config.skip_bad,
+        on_progress=lambda done, total: on_progress("test pictures", done, total, ""),
+    )
+    for picture, reason in tested.bad:
+        logger.warning("left out %s: %s", picture, reason)
+    test_features = tested.features[:, 0].to(backbone.device)
+    test_labels = torch.tensor([measured.labels[index] for index in tested.kept])
+    with torch.no_grad():
+        classifier = method.classifier()
+        metrics = measure(classifier.logits(test_features).cpu(), test_labels, training.class_names)
+        zero_shot = _zero_shot(backbone, training.class_names, measured, tested.kept, test_features, method.tunes_image_tower, cache)
+    seconds["evaluation"] = time.monotonic() - begun
+    seconds["all"] = time.monotonic() - started
+    worse = metrics.accuracy < zero_shot.accuracy
+    if worse:
+        notes.append("below zero-shot on the same pictures: do not use this model as it stands")
+
+    result = RunResult(
+        method=config.method,
+        backbone_name=backbone.name,
+        backbone_fingerprint=backbone.fingerprint,
+        config={**config.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json"), "options": method.saved_options()},
+        data=f"trained on {training.description}; measured on {measured.description}",
+        split_hash=None if split is None else split_hash(split),
+        seed=config.seed,
+        shots=config.shots,
+        num_trained_parameters=method.num_learnt_parameters,
+        text_encodings_per_step=method.text_encodings_per_step,
+        seconds=seconds,
+        peak_memory_bytes=peak_memory_bytes(),
+        versions=versions(),
+        metrics=metrics.to_json(),
+        zero_shot=zero_shot.to_json(),
+        worse_than_zero_shot=worse,
+        notes=notes,
+    )
+    model = SavedModel(
+        method=kind.name,
+        options=method.saved_options(),
+        class_names=training.class_names,
+        trained_class_names=training.class_names,
+        more_class_names=tuple(more_class_names),
+        backbone_name=backbone.name,
+        backbone_fingerprint=backbone.fingerprint,
+        expert_names=method.expert_names,
+        classifier=classifier,
+        learnt=method.learnt_state(),
+        training={
+            "data": training.description,
+            "measured_on": measured.description,
+            "num_training_pictures": len(labels),
+            "shots": config.shots,
+            "seed": config.seed,
+            "recipe": recipe.model_dump(mode="json"),
+            "metrics": _headline(metrics),
+            "zero_shot": _headline(zero_shot),
+            "notes": notes,
+        },
+    )
+    if out is not None:
+        predictions = predict_features(classifier, training.class_names, method.expert_names, test_features, top=1)
+        shown = [measured.pictures[index] for index in tested.kept]
+        _write_predictions(out / "predictions.csv", shown, test_labels, training.class_names, predictions)
+        write_model(out / "model", model, overwrite=True)
+        write_result(out / "result.json", result)
+        (out / "checkpoint.safetensors").unlink(missing_ok=True)
+    return Outcome(model=model, result=result)
+
+
+def _run_key(config: RunConfig, recipe: Recipe, backbone: Backbone, training: LabelledPictures) -> str:
+    """Hash of all that the trained parameters depend on."""
+    wanted = config.model_dump(mode="json", exclude={"device", "backbone"})
+    parts = [json.dumps(wanted, sort_keys=True), recipe.model_dump_json(), backbone.fingerprint, *training.class_names]
+    for picture, label in zip(training.pictures, training.labels, strict=True):
+        try:
+            parts.append(f"{label} {content_key(picture)}")
+        except DataError:
+            parts.append(f"{label} unreadable")  # extraction says what is wrong with it
+    return short_hash(*parts)
+
+
+def _open_run_folder(
+    out: Path, run_key: str, config: RunConfig, recipe: Recipe, resume: bool, overwrite: bool
+) -> Outcome | None:
+    """Make the run folder ready; a finished run of the same key is returned when resuming."""
+    marker = out / "run.json"
+    if resume and marker.is_file():
+        try:
+            there = json.loads(marker.read_text(encoding="utf-8"))["run_key"]
+        except (ValueError, KeyError, TypeError) as problem:
+            raise CheckpointError(f"{marker} is damaged; pass --overwrite to start again") from problem
+        if there != run_key:
+            raise CheckpointError(
+                f"{out} holds a run with other options, pictures or backbone; choose another folder, or pass --overwrite"
+            )
+        if (out / "result.json").is_file():
+            return Outcome(model=read_model(out / "model"), result=read_result(out / "result.json"))
+        return None
+    if resume:
+        refuse_overwrite(out, overwrite)
+    if overwrite:
+        for name in ("run.json", "split.json", "log.jsonl", "checkpoint.safetensors", "predictions.csv", "result.json"):
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / "model", ignore_errors=True)
+    write_json(
+        marker,
+        {
+            "format": "promptmix-run",
+            "run_key": run_key,
+            "config": config.model_dump(mode="json"),
+            "recipe": recipe.model_dump(mode="json"),
+            "versions": versions(),
+        },
+    )
+    return None
+
+
+def _check_classes(labels: Tensor, training: LabelledPictures) -> None:
+    """Every class needs a picture to learn from."""
+    present = set(labels.tolist())
+    missing = [name for index, name in enumerate(training.class_names) if index not in present]
+    if missing:
+        raise DataError(f"no readable training picture of class {missing[0]!r} ({len(missing)} such); add some or remove the class")
+
+
+def _zero_shot(
+    backbone: Backbone,
+    class_names: tuple[str, ...],
+    measured: LabelledPictures,
+    kept: Sequence[int],
+    features: Tensor,
+    tower_was_tuned: bool,
+    cache: FeatureCache | None,
+) -> Metrics:
+    """Zero-shot with "a photo of a {}." on the same pictures, with the image tower as it was before any tuning."""
+    if tower_was_tuned:
+        untouched = extract_features(backbone, [measured.pictures[index] for index in kept], cache=cache)
+        features = untouched.features[:, 0].to(backbone.device)
+    classifier = build_method("zero-shot", {}, backbone, class_names).classifier()
+    labels = torch.tensor([measured.labels[index] for index in kept])
+    return measure(classifier.logits(features).cpu(), labels, class_names)
+
+
+def _headline(metrics: Metrics) -> dict[str, Any]:
+    """The numbers of a model card, without the tables by class."""
+    return {name: value for name, value in metrics.to_json().items() if name not in ("per_class", "confusion")}
+
+
+def _write_predictions(
+    path: Path,
+    pictures: Sequence[PictureSource],
+    labels: Tensor,
+    class_names: Sequence[str],
+    predictions: Sequence[Prediction],
+) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "prediction", "probability", "margin", "experts"])
+        for number, (picture, label, prediction) in enumerate(zip(pictures, labels.tolist(), predictions, strict=True)):
+            where = str(picture) if isinstance(picture, (str, Path)) else f"picture {number}"
+            experts = "; ".join(f"{name} {weight:.4f}" for name, weight in prediction.experts)
+            row = [where, class_names[label], prediction.class_name, repr(prediction.probability), repr(prediction.margin), experts]
+            writer.writerow(row)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from promptmix.data.records import PictureSet, Record
+from promptmix.data.sampling import base_new_split, hold_out, sample_shots
+from promptmix.errors import ConfigError, DataError
+
+
+def picture_set(counts: dict[str, int]) -> PictureSet:
+    root = Path("photos")
+    records = tuple(
+        Record(path=root / name / f"{number}.jpg", label=label)
+        for label, (name, count) in enumerate(counts.items())
+        for number in range(count)
+    )
+    return PictureSet(root=root, class_names=tuple(counts), records=records)
+
+
+COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=5).map(lambda counts: {f"class {i}": n for i, n in enumerate(counts)})
+
+
+@given(COUNTS, st.integers(1, 10), st.integers(0, 3))
+def test_shots_are_nested_and_counted(counts: dict[str, int], shots: int, seed: int) -> None:
+    pictures = picture_set(counts)
+    fewer, more = (sample_shots(pictures, number, seed) for number in (shots, shots + 1))
+    assert set(fewer.pictures.records) <= set(more.pictures.records) <= set(pictures.records)
+    assert fewer.pictures.counts() == tuple(min(shots, count) for count in counts.values())
+    assert len(set(fewer.pictures.records)) == len(fewer.pictures)
+    assert fewer.short_classes == {name: count for name, count in counts.items() if count < shots}
+    assert fewer.pictures.class_names == pictures.class_names
+
+
+def test_seeds_differ_and_zero_is_one_of_them() -> None:
+    pictures = picture_set({"cat": 50, "dog": 50})
+    drawn = [sample_shots(pictures, 4, seed).pictures.records for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_classes_do_not_draw_alike() -> None:
+    sampled = sample_shots(picture_set({"cat": 50, "dog": 50}), 8, 0).pictures
+    names = [[path.name for path, label in zip(sampled.paths, sampled.labels, strict=True) if label == which] for which in (0, 1)]
+    assert names[0] != names[1]
+
+
+def test_a_class_draws_the_same_whatever_the_other_classes_and_the_order_of_the_list() -> None:
+    alone = sample_shots(picture_set({"dog": 20, "elk": 3}), 5, 7).pictures
+    among = sample_shots(picture_set({"cat": 11, "dog": 20, "owl": 2}), 5, 7).pictures
+    expected = [path for path in alone.paths if path.parent.name == "dog"]
+    assert [path for path in among.paths if path.parent.name == "dog"] == expected
+    backwards = picture_set({"cat": 11, "dog": 20, "owl": 2})
+    assert sample_shots(backwards.subset(range(len(backwards) - 1, -1, -1)), 5, 7).pictures.records == among.records
+
+
+def test_the_hash_seed_of_the_process_does_not_matter() -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from promptmix.data.records import PictureSet, Record\n"
+        "from promptmix.data.sampling import hold_out, sample_shots\n"
+        "records = tuple(Record(path=Path(f'{n}.jpg'), label=n % 3) for n in range(60))\n"
+        "pictures = PictureSet(root=Path(), class_names=('a', 'b', 'c'), records=records)\n"
+        "print(sample_shots(pictures, 4, 3).pictures.paths, hold_out(pictures, 2, 3)[1].paths)\n"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            check=True, capture_output=True, text=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }  # fmt: skip
+    assert len(printed) == 1
+
+
+def test_less_than_one_shot_is_refused() -> None:
+    with pytest.raises(ConfigError, match="shots is 0; it must be at least 1"):
+        sample_shots(picture_set({"cat": 2}), 0, 0)
+
+
+@given(COUNTS, st.integers(0, 10), st.integers(0, 3))
+def test_hold_out_parts_the_pictures_and_leaves_one(counts: dict[str, int], per_class: int, seed: int) -> None:
+    pictures = picture_set(counts)
+    train, validation = hold_out(pictures, per_class, seed)
+    assert validation.counts() == tuple(min(per_class, max(0, count - 1)) for count in counts.values())
+    assert all(left >= 1 for left, count in zip(train.counts(), counts.values(), strict=True) if count)
+    held_out = set(validation.records)
+    assert train.records == tuple(record for record in pictures.records if record not in held_out)
+    assert validation.records == tuple(record for record in pictures.records if record in held_out)
+
+
+def test_hold_out_refuses_a_negative_number() -> None:
+    with pytest.raises(ConfigError, match="is -1; it must be 0 or more"):
+        hold_out(picture_set({"cat": 2}), -1, 0)
+
+
+def test_base_and_new_classes() -> None:
+    assert base_new_split(4) == (range(2), range(2, 4))
+    assert base_new_split(5) == (range(3), range(3, 5))
+    for number in (0, 1):
+        with pytest.raises(DataError, match="at least 2"):
+            base_new_split(number)

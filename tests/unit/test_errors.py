@@ -1,0 +1,56 @@
+"""Errors: their family, the exit codes that are promised, and the hint at the nearest name."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from promptmix import errors
+from promptmix.errors import PromptMixError, did_you_mean
+
+EXIT_CODES = {
+    "PromptMixError": 1,
+    "ConfigError": 3,
+    "DataError": 4,
+    "BackboneError": 5,
+    "CheckpointError": 5,
+    "NotFittedError": 1,
+    "OutOfMemoryError": 6,
+    "InterruptedRun": 130,
+}
+
+
+def test_every_error_has_its_promised_exit_code() -> None:
+    classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, PromptMixError)]
+    assert {kind.__name__: kind.exit_code for kind in classes} == EXIT_CODES
+    assert set(errors.__all__) == {*EXIT_CODES, "did_you_mean"}
+
+
+@pytest.mark.parametrize(
+    ("name", "builtin"),
+    [("ConfigError", ValueError), ("DataError", ValueError), ("NotFittedError", AttributeError)],
+)
+def test_people_who_catch_the_builtin_error_catch_ours(name: str, builtin: type[Exception]) -> None:
+    with pytest.raises(builtin, match="what happened"):
+        raise getattr(errors, name)("what happened")
+
+
+def test_the_hint_names_the_nearest_choice_and_all_others() -> None:
+    assert did_you_mean("mocop", ["coop", "mocoop", "zero-shot"]) == "; did you mean 'mocoop'? Allowed: coop, mocoop, zero-shot"
+
+
+def test_nothing_near_gives_the_choices_alone() -> None:
+    assert did_you_mean("quokka", ["coop", "mocoop"]) == "; Allowed: coop, mocoop"
+
+
+def test_the_choices_may_be_read_only_once() -> None:
+    assert did_you_mean("cop", iter(["coop", "mocoop"])) == "; did you mean 'coop'? Allowed: coop, mocoop"
+
+
+@given(value=st.text(), allowed=st.lists(st.text(alphabet="abc-", min_size=1), min_size=1))
+def test_a_hint_only_ever_names_allowed_choices(value: str, allowed: list[str]) -> None:
+    hint = did_you_mean(value, allowed)
+    assert hint.endswith(f" Allowed: {', '.join(allowed)}")
+    if "did you mean" in hint:
+        assert hint.startswith(tuple(f"; did you mean {choice!r}?" for choice in allowed))
