@@ -41,7 +41,10 @@ VOCABULARY_SIZE = 2048
 def train_tokenizer() -> str:
     """A CLIP-style byte-pair tokenizer over the captions; any other text falls back on pieces and single bytes."""
     split = Regex(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
-    pieces = [pre_tokenizers.Split(split, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    pieces = [
+        pre_tokenizers.Split(split, "removed", invert=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
 
     def dressed(model: models.BPE) -> Tokenizer:
         tokenizer = Tokenizer(model)
@@ -58,7 +61,9 @@ def train_tokenizer() -> str:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner.train_from_iterator(
         captions,
-        trainers.BpeTrainer(vocab_size=VOCABULARY_SIZE, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY_SIZE, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+        ),
     )
     merges = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
     # Every byte, alone and at the end of a word, has a token, so that no text is unknown.
@@ -156,8 +161,8 @@ def main() -> None:
             vocabulary_size=tokenizer.get_vocab_size(),
             activation="quick_gelu",
             layer_norm_epsilon=1e-5,
-            start_token=tokenizer.token_to_id(START_OF_TEXT),
-            end_token=tokenizer.token_to_id(END_OF_TEXT),
+            start_token=tokenizer.encode(START_OF_TEXT).ids[0],
+            end_token=tokenizer.encode(END_OF_TEXT).ids[0],
         ),
         vision=ModifiedResNetConfig(image_size=pictograms.IMAGE_SIZE, width=24, layers=(1, 1, 1, 1), heads=12),
         preprocess=PreprocessConfig(
@@ -221,7 +226,9 @@ def main() -> None:
             logit_scale.clamp_(max=math.log(100))
         if step % 50 == 0:
             elapsed = time.monotonic() - started
-            sys.stderr.write(f"step {step:5d}  loss {float(loss.detach()):.3f}  scale {float(logit_scale.detach().exp()):.1f}  {elapsed:.0f} s\n")
+            sys.stderr.write(
+                f"step {step:5d}  loss {float(loss.detach()):.3f}  scale {float(logit_scale.detach().exp()):.1f}  {elapsed:.0f} s\n"
+            )
             log.append({"step": step, "loss": float(loss.detach()), "seconds": elapsed})
         if step % 500 == 499 or step == arguments.steps - 1:
             accuracy = zero_shot_by_style(vision, text, tokenizer, config, 3, own_template=False)

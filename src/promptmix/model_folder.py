@@ -182,7 +182,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} does not describe a promptmix model")
     if config.get("format_version") != _VERSION:
         raise CheckpointError(f"{path} has format version {config.get('format_version')}; this promptmix reads {_VERSION}")
-    wanted = {"method", "options", "trained_class_names", "more_class_names", "expert_names", "backbone", "learnt_checksum", "training"}
+    wanted = {
+        "method",
+        "options",
+        "trained_class_names",
+        "more_class_names",
+        "expert_names",
+        "backbone",
+        "learnt_checksum",
+        "training",
+    }
     for key in sorted(wanted - config.keys()):
         raise CheckpointError(f"{path} lacks {key}")
     return config
@@ -212,7 +221,9 @@ def _card(model: SavedModel) -> str:
         for key, label in (("accuracy", "top-1 accuracy (%)"), ("accuracy_per_class_mean", "mean per class (%)"))
         if key in metrics and key in zero_shot
     ]
-    listed = ", ".join(model.class_names[:50]) + (f" ... ({len(model.class_names)} in all)" if len(model.class_names) > 50 else "")
+    listed = ", ".join(model.class_names[:50]) + (
+        f" ... ({len(model.class_names)} in all)" if len(model.class_names) > 50 else ""
+    )
     lines = [
         "---",
         "library_name: promptmix",

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from promptmix.backbones.transformer import TransformerBlock
 from promptmix.backbones.configs import TextConfig
+from promptmix.backbones.transformer import TransformerBlock
 
 __all__ = ["TextTower"]
 

@@ -61,4 +61,5 @@ class TransformerBlock(nn.Module):
 
     def perceptron(self, hidden: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
         """The second half of the block: norm, perceptron, residual."""
-        return hidden + self.mlp_out(self._activation(self.mlp_in(self.mlp_norm(hidden))))
+        change: Tensor = self.mlp_out(self._activation(self.mlp_in(self.mlp_norm(hidden))))
+        return hidden + change

@@ -63,7 +63,8 @@ class _AttentionPool(nn.Module):
             for projection, part in ((self.q_proj, positions[:, :1]), (self.k_proj, positions), (self.v_proj, positions))
         )
         pooled = functional.scaled_dot_product_attention(query, key, value)
-        return self.c_proj(pooled.transpose(1, 2).flatten(1))
+        embedding: Tensor = self.c_proj(pooled.transpose(1, 2).flatten(1))
+        return embedding
 
 
 class ModifiedResNet(nn.Module):
@@ -98,4 +99,5 @@ class ModifiedResNet(nn.Module):
         hidden = functional.relu(self.bn2(self.conv2(hidden)))
         hidden = self.avgpool(functional.relu(self.bn3(self.conv3(hidden))))
         hidden = self.layer4(self.layer3(self.layer2(self.layer1(hidden))))
-        return self.attnpool(hidden)
+        embedding: Tensor = self.attnpool(hidden)
+        return embedding

@@ -230,7 +230,10 @@ def _from_transformers(tensors: dict[str, Tensor], config: BackboneConfig) -> di
     left = {key: value for key, value in tensors.items() if not key.endswith(_ONLY_ELSEWHERE)}
     renamed = {mine: left.pop(theirs) for theirs, mine in _TRANSFORMERS_NAMES.items() if theirs in left}
     assert config.vision.kind == "vision_transformer"  # the only kind of this format
-    for part, theirs_part, layers in (("text", "text_model", config.text.layers), ("vision", "vision_model", config.vision.layers)):
+    for part, theirs_part, layers in (
+        ("text", "text_model", config.text.layers),
+        ("vision", "vision_model", config.vision.layers),
+    ):
         for layer in range(layers):
             theirs, mine = f"{theirs_part}.encoder.layers.{layer}", f"{part}.blocks.{layer}"
             for leaf in ("weight", "bias"):

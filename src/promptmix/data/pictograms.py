@@ -224,7 +224,7 @@ def draw_set(class_names: tuple[str, ...], styles: tuple[str, ...], per_class_an
 # ---------------------------------------------------------------------------------------------------------- shapes
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _font() -> ImageFont.FreeTypeFont:
     import matplotlib
 
@@ -232,7 +232,7 @@ def _font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, _GLYPH_SIZE)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _glyph(code_point: int) -> Image.Image:
     """The glyph as a mask, its larger side ``_GLYPH_SIZE`` pixels, centred in a square."""
     left, top, right, bottom = (int(edge) for edge in _font().getbbox(chr(code_point)))
@@ -262,7 +262,12 @@ def _place(code_point: int, generator: np.random.Generator, size: tuple[float, f
 
 
 def _as_mask(image: Image.Image) -> Mask:
-    return np.asarray(image, dtype=np.float32) / 255
+    return _as_pixels(image)
+
+
+def _as_pixels(image: Image.Image) -> Pixels:
+    scaled: Pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
+    return scaled
 
 
 def _blurred(image: Image.Image, radius: float) -> Mask:
@@ -300,7 +305,8 @@ _ROWS, _COLUMNS = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE].astype(np.float32) / (IMA
 def _ramp(generator: np.random.Generator) -> Mask:
     angle = generator.uniform(0, 2 * np.pi)
     along: Mask = (_COLUMNS - 0.5) * np.float32(np.cos(angle)) + (_ROWS - 0.5) * np.float32(np.sin(angle))
-    return np.clip(along + 0.5, 0, 1)
+    ramp: Mask = np.clip(along + 0.5, 0, 1).astype(np.float32)
+    return ramp
 
 
 def _gradient_ground(generator: np.random.Generator) -> Pixels:
@@ -331,7 +337,7 @@ def _cluttered_ground(generator: np.random.Generator) -> Pixels:
             pen.rectangle(box, fill=fill)
         else:
             pen.line(box, fill=fill, width=int(generator.integers(1, 4)))
-    return np.asarray(image, dtype=np.float32) / 255
+    return _as_pixels(image)
 
 
 def _ground(generator: np.random.Generator) -> Pixels:
@@ -375,7 +381,8 @@ def _painting(code_point: int, generator: np.random.Generator) -> Pixels:
     painted = np.round(painted * levels) / levels
     canvas = 0.06 * (_smooth_noise(generator, 40) - 0.5)
     mean = painted.mean(axis=2, keepdims=True)
-    return np.clip(mean + 1.5 * (painted - mean) + canvas[..., None], 0, 1)
+    vivid: Pixels = np.clip(mean + 1.5 * (painted - mean) + canvas[..., None], 0, 1).astype(np.float32)
+    return vivid
 
 
 def _pixelated(code_point: int, generator: np.random.Generator) -> Pixels:
@@ -383,14 +390,14 @@ def _pixelated(code_point: int, generator: np.random.Generator) -> Pixels:
     cells = int(generator.integers(16, 23))
     image = Image.fromarray((np.clip(pixels, 0, 1) * 255).astype(np.uint8))
     image = image.resize((cells, cells), Image.Resampling.BOX).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.NEAREST)
-    return np.asarray(image, dtype=np.float32) / 255
+    return _as_pixels(image)
 
 
 def _blurry(code_point: int, generator: np.random.Generator) -> Pixels:
     pixels = _photo(code_point, generator, (38, 54))
     image = Image.fromarray((np.clip(pixels, 0, 1) * 255).astype(np.uint8))
     image = image.filter(ImageFilter.GaussianBlur(generator.uniform(1.4, 2.2)))
-    return np.asarray(image, dtype=np.float32) / 255
+    return _as_pixels(image)
 
 
 def _dark(code_point: int, generator: np.random.Generator) -> Pixels:
@@ -455,7 +462,8 @@ def _neon(code_point: int, generator: np.random.Generator) -> Pixels:
     hue = _colour(generator, 0.0, 0.35)
     hue[generator.permutation(3)[: generator.integers(1, 3)]] = 1.0
     glow = np.clip(2.2 * _blurred(tube, 3.5), 0, 1)[..., None] * hue
-    return np.clip(ground + 0.9 * glow + _as_mask(tube)[..., None] * (0.55 + 0.45 * hue), 0, 1)
+    lit: Pixels = np.clip(ground + 0.9 * glow + _as_mask(tube)[..., None] * (0.55 + 0.45 * hue), 0, 1).astype(np.float32)
+    return lit
 
 
 def _stamp(code_point: int, generator: np.random.Generator) -> Pixels:

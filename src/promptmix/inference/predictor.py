@@ -59,7 +59,9 @@ class Predictor:
         self._backbone = backbone.with_block_norms(norms) if norms else backbone
 
     @staticmethod
-    def from_folder(folder: Path, *, backbone: str | None = None, device: str = "auto", cache: FeatureCache | None = None) -> Predictor:
+    def from_folder(
+        folder: Path, *, backbone: str | None = None, device: str = "auto", cache: FeatureCache | None = None
+    ) -> Predictor:
         """Read a model folder (or a run folder) and load its image tower; ``backbone`` says where it lies now."""
         model = read_model(folder)
         loaded = load_backbone(model.backbone_name if backbone is None else backbone, with_text=False, device=device)
@@ -80,9 +82,7 @@ class Predictor:
         """
         extracted = extract_features(self._backbone, pictures, cache=self._cache, skip_bad=skip_bad, on_progress=on_progress)
         model = self.model
-        predictions = predict_features(
-            model.classifier, model.class_names, model.expert_names, extracted.features[:, 0], top=top
-        )
+        predictions = predict_features(model.classifier, model.class_names, model.expert_names, extracted.features[:, 0], top=top)
         return PredictedPictures(predictions=predictions, kept=extracted.kept, bad=extracted.bad)
 
     def logits(self, pictures: Sequence[PictureSource]) -> Float[Tensor, "image class"]:
@@ -105,7 +105,9 @@ def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbon
     new_names = names[len(model.class_names) :]
     if not new_names:
         raise ConfigError("no class name was given to add")
-    method = build_method(model.method, model.options, backbone, model.trained_class_names, more_class_names=model.more_class_names)
+    method = build_method(
+        model.method, model.options, backbone, model.trained_class_names, more_class_names=model.more_class_names
+    )
     method.load_learnt_state(model.learnt)
     features = torch.cat([model.classifier.class_features, method.encode_classes(new_names).cpu()], dim=1)
     return dataclasses.replace(model, class_names=names, classifier=model.classifier.with_classes(features))

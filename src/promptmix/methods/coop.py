@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -46,7 +46,7 @@ class CoOp(Method):
 
     name = "coop"
     config_class: ClassVar[type[MethodConfig]] = CoOpConfig
-    presets = {"base-to-new": {"words": "a photo of a"}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"base-to-new": {"words": "a photo of a"}}
     learns: ClassVar[Literal["nothing", "by gradient", "in closed form"]] = "by gradient"
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -39,8 +39,12 @@ class MixtureOfPromptsConfig(MethodConfig):
     top_k: int = Field(default=2, ge=1, description="experts that answer for a picture; never more than there are")
     text_weight: float = Field(default=5.0, ge=0)
     router_weight: float = Field(default=1.0, ge=0)
-    text_temperature: float | Literal["logit_scale"] = Field(default="logit_scale", description="factor of the text loss's cosines")
-    text_direction: Literal["prototypes", "prompts"] = Field(default="prototypes", description="what the text loss's softmax runs over")
+    text_temperature: float | Literal["logit_scale"] = Field(
+        default="logit_scale", description="factor of the text loss's cosines"
+    )
+    text_direction: Literal["prototypes", "prompts"] = Field(
+        default="prototypes", description="what the text loss's softmax runs over"
+    )
     text_classes: Literal["train", "all"] = Field(default="train", description="class names that the text loss may use")
     router_target: Literal["label", "class_agnostic", "none"] = "label"
     router_bonus: float = Field(default=10.0, ge=0, description="added to the target's top_k largest, before its softmax")
@@ -53,7 +57,8 @@ class MixtureOfPromptsConfig(MethodConfig):
     image_rate: float = Field(default=5.0, gt=0, description="the map's learning rate, in units of the prompts' rate")
     consistency_weight: float = Field(default=5.0, ge=0, description="holds the mapped feature near the feature")
     added_classes: Literal["experts", "prototypes"] = Field(
-        default="experts", description="what answers for classes added later: the soft prompts, or the hard ones they started from"
+        default="experts",
+        description="what answers for classes added later: the soft prompts, or the hard ones they started from",
     )
 
 
@@ -84,7 +89,7 @@ class MixtureOfPrompts(Method):
 
     name = "mocoop"
     config_class: ClassVar[type[MethodConfig]] = MixtureOfPromptsConfig
-    presets = {
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "as_released": {
             "text_temperature": 1.0,
             "text_classes": "all",

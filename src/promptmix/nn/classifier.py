@@ -102,7 +102,16 @@ class Classifier:
         Raises:
             ValueError: a tensor is missing, unknown or of a shape that does not fit; the message names it.
         """
-        known = {"class_features", "scale", "router.weight", "router.bias", "router.top_k", "class_bias", "image_map", "renormalise"}
+        known = {
+            "class_features",
+            "scale",
+            "router.weight",
+            "router.bias",
+            "router.top_k",
+            "class_bias",
+            "image_map",
+            "renormalise",
+        }
         for name in sorted(tensors.keys() - known):
             raise ValueError(f"unknown tensor {name}")
         for name in ("class_features", "scale"):

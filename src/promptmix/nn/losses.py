@@ -37,16 +37,12 @@ def text_loss(
     return functional.cross_entropy(similarity.flatten(0, 1), targets)
 
 
-def router_loss(
-    router_logits: Float[Tensor, "image expert"], target: Float[Tensor, "image expert"]
-) -> Float[Tensor, ""]:
+def router_loss(router_logits: Float[Tensor, "image expert"], target: Float[Tensor, "image expert"]) -> Float[Tensor, ""]:
     """Cross-entropy of the router's softmax against a soft target, mean over the pictures."""
     return functional.cross_entropy(router_logits, target)
 
 
-def consistency_loss(
-    moved: Float[Tensor, "image embedding"], original: Float[Tensor, "image embedding"]
-) -> Float[Tensor, ""]:
+def consistency_loss(moved: Float[Tensor, "image embedding"], original: Float[Tensor, "image embedding"]) -> Float[Tensor, ""]:
     """Mean of 1 - cosine between normalised features before and after a learnt map: 0 where nothing moved, 2 at most."""
     return (1 - (moved * original).sum(dim=-1)).mean()
 

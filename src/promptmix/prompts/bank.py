@@ -44,7 +44,9 @@ class PromptBank:
 
     def starting_contexts(self) -> Float[Tensor, "context width"]:
         """The token embeddings of the starting words, for all experts one after another."""
-        return self._tower.token_embedding(torch.tensor(self._start_tokens, dtype=torch.long)).detach().clone()
+        tokens = torch.tensor(self._start_tokens, dtype=torch.long, device=self._tower.position_embedding.device)
+        embeddings: Tensor = self._tower.token_embedding(tokens)
+        return embeddings.detach().clone()
 
     def lay_out(self, class_names: Sequence[str], max_rows: int = 4096) -> PackedPrompts:
         """Sequences of every expert for every class, expert by expert.

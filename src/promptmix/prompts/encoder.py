@@ -92,7 +92,7 @@ def encode_packed(
 
 def _take(packed: Tensor, slots: Tensor) -> Tensor:
     """Rows of ``packed`` as a padded view; index_select, whose backward is an addition of rows, not an indexed put."""
-    return packed.index_select(0, slots.flatten()).unflatten(0, slots.shape)
+    return packed.index_select(0, slots.flatten()).view(*slots.shape, -1)
 
 
 def _attend_packed(

@@ -33,7 +33,7 @@ def encode_templates(
     ]
     groups = [number for number in range(len(templates)) for _ in class_names]
     packed = PackedPrompts(tower, rows, groups, list(class_names) * len(templates), max_rows)
-    return functional.normalize(packed.encode(), dim=-1).unflatten(0, (len(templates), len(class_names)))
+    return functional.normalize(packed.encode(), dim=-1).view(len(templates), len(class_names), -1)
 
 
 def ensemble_features(

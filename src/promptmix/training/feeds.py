@@ -6,7 +6,7 @@ The batches of an epoch are a pure function of (seed, epoch), so a run can stop 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ def num_steps(num_pictures: int, batch_size: int) -> int:
     return max(1, num_pictures // batch_size)
 
 
+@runtime_checkable
 class Feed(Protocol):
     """What the training loop asks for."""
 

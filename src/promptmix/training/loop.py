@@ -86,7 +86,7 @@ def train(
 
     def save(epoch: int, step: int) -> None:
         assert checkpoint_path is not None
-        tensors = {f"parameter.{name}": parameter for name, parameter in parameters.items()}
+        tensors: dict[str, Tensor] = {f"parameter.{name}": parameter for name, parameter in parameters.items()}
         for name, parameter in parameters.items():
             momentum = optimizer.state[parameter].get("momentum_buffer")
             if momentum is not None:
@@ -130,7 +130,12 @@ def train(
                 if on_step is not None:
                     on_step(
                         StepReport(
-                            epoch=epoch, epochs=recipe.epochs, step=step, steps=steps, loss=loss_sum / seen, accuracy=correct / seen
+                            epoch=epoch,
+                            epochs=recipe.epochs,
+                            step=step,
+                            steps=steps,
+                            loss=loss_sum / seen,
+                            accuracy=correct / seen,
                         )
                     )
                 if checkpoint_path is not None and step + 1 < steps:
@@ -165,7 +170,11 @@ def train(
 
 
 def _stopped(epoch: int, recipe: Recipe, checkpoint_path: Path | None) -> str:
-    kept = "nothing was kept, there is no run folder" if checkpoint_path is None else f"the state is in {checkpoint_path}; --resume goes on"
+    kept = (
+        "nothing was kept, there is no run folder"
+        if checkpoint_path is None
+        else f"the state is in {checkpoint_path}; --resume goes on"
+    )
     return f"stopped in epoch {epoch + 1} of {recipe.epochs}; {kept}"
 
 

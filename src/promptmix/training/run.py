@@ -204,7 +204,9 @@ def run(
     with torch.no_grad():
         classifier = method.classifier()
         metrics = measure(classifier.logits(test_features).cpu(), test_labels, training.class_names)
-        zero_shot = _zero_shot(backbone, training.class_names, measured, tested.kept, test_features, method.tunes_image_tower, cache)
+        zero_shot = _zero_shot(
+            backbone, training.class_names, measured, tested.kept, test_features, method.tunes_image_tower, cache
+        )
     seconds["evaluation"] = time.monotonic() - begun
     seconds["all"] = time.monotonic() - started
     worse = metrics.accuracy < zero_shot.accuracy
@@ -275,9 +277,7 @@ def _run_key(config: RunConfig, recipe: Recipe, backbone: Backbone, training: La
     return short_hash(*parts)
 
 
-def _open_run_folder(
-    out: Path, run_key: str, config: RunConfig, recipe: Recipe, resume: bool, overwrite: bool
-) -> Outcome | None:
+def _open_run_folder(out: Path, run_key: str, config: RunConfig, recipe: Recipe, resume: bool, overwrite: bool) -> Outcome | None:
     """Make the run folder ready; a finished run of the same key is returned when resuming."""
     marker = out / "run.json"
     if resume and marker.is_file():
@@ -316,7 +316,9 @@ def _check_classes(labels: Tensor, training: LabelledPictures) -> None:
     present = set(labels.tolist())
     missing = [name for index, name in enumerate(training.class_names) if index not in present]
     if missing:
-        raise DataError(f"no readable training picture of class {missing[0]!r} ({len(missing)} such); add some or remove the class")
+        raise DataError(
+            f"no readable training picture of class {missing[0]!r} ({len(missing)} such); add some or remove the class"
+        )
 
 
 def _zero_shot(
@@ -355,5 +357,12 @@ def _write_predictions(
         for number, (picture, label, prediction) in enumerate(zip(pictures, labels.tolist(), predictions, strict=True)):
             where = str(picture) if isinstance(picture, (str, Path)) else f"picture {number}"
             experts = "; ".join(f"{name} {weight:.4f}" for name, weight in prediction.experts)
-            row = [where, class_names[label], prediction.class_name, repr(prediction.probability), repr(prediction.margin), experts]
+            row = [
+                where,
+                class_names[label],
+                prediction.class_name,
+                repr(prediction.probability),
+                repr(prediction.margin),
+                experts,
+            ]
             writer.writerow(row)

@@ -1,0 +1,81 @@
+"""Measures of a classifier on labelled pictures, computed in double precision."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from promptmix.errors import DataError
+
+__all__ = ["Metrics", "harmonic_mean", "measure"]
+
+_BINS = 15
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What was measured; shares are 0 to 1.
+
+    Attributes:
+        accuracy: top-1. ``accuracy_per_class_mean``: the mean over classes that have pictures.
+        per_class: top-1 of each class; None for a class without a picture.
+        expected_calibration_error: over 15 equal bins of the top probability.
+        negative_log_likelihood: mean, in nats.
+        confusion: row: true class, column: predicted class, counts.
+    """
+
+    num_pictures: int
+    num_classes: int
+    accuracy: float
+    accuracy_per_class_mean: float
+    per_class: dict[str, float | None]
+    expected_calibration_error: float
+    negative_log_likelihood: float
+    confusion: list[list[int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return dataclasses.asdict(self)
+
+
+def measure(logits: Float[Tensor, "image class"], labels: Int[Tensor, "image"], class_names: Sequence[str]) -> Metrics:
+    """Measure logits against labels; a tie goes to the class that comes first.
+
+    Raises:
+        DataError: there is no picture, or a logit is not a finite number.
+    """
+    if len(labels) == 0:
+        raise DataError("there is no picture to measure on")
+    if not torch.isfinite(logits).all():
+        raise DataError("a logit is not a finite number, so nothing can be measured; the model is broken")
+    num_classes = len(class_names)
+    log_probabilities = logits.double().log_softmax(dim=1)
+    predictions = log_probabilities.argmax(dim=1)
+    right = (predictions == labels).double()
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.long)
+    confusion.index_put_((labels.long(), predictions), torch.ones(len(labels), dtype=torch.long), accumulate=True)
+    totals = confusion.sum(dim=1)
+    shares = confusion.diagonal().double() / totals.clamp_min(1)
+    confidence = log_probabilities.max(dim=1).values.exp()
+    bins = (confidence * _BINS).ceil().long().clamp(1, _BINS) - 1
+    gaps = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, bins, confidence - right)
+    return Metrics(
+        num_pictures=len(labels),
+        num_classes=num_classes,
+        accuracy=float(right.mean()),
+        accuracy_per_class_mean=float(shares[totals > 0].mean()),
+        per_class={name: float(shares[row]) if totals[row] else None for row, name in enumerate(class_names)},
+        expected_calibration_error=float(gaps.abs().sum() / len(labels)),
+        negative_log_likelihood=float(-log_probabilities.gather(1, labels.long()[:, None]).mean()),
+        confusion=confusion.tolist(),
+    )
+
+
+def harmonic_mean(first: float, second: float) -> float:
+    """Harmonic mean of two shares; 0 when either is 0."""
+    return 0.0 if min(first, second) <= 0 else 2 * first * second / (first + second)

@@ -1,0 +1,78 @@
+"""The record of a run: one JSON file at full precision, from which all tables and plots are made."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+import promptmix
+from promptmix.config import StrictModel
+from promptmix.errors import CheckpointError
+from promptmix.runtime import write_text
+
+__all__ = ["RunResult", "peak_memory_bytes", "read_result", "versions", "write_result"]
+
+
+class RunResult(StrictModel):
+    """What a run did and what came of it. ``data`` says what the metrics were measured on; ``seconds`` by phase."""
+
+    format: str = "promptmix-result-1"
+    method: str
+    backbone_name: str
+    backbone_fingerprint: str
+    config: dict[str, Any]
+    data: str
+    split_hash: str | None
+    seed: int
+    shots: int | None
+    num_trained_parameters: int
+    text_encodings_per_step: int
+    seconds: dict[str, float]
+    peak_memory_bytes: int
+    versions: dict[str, str]
+    metrics: dict[str, Any]
+    zero_shot: dict[str, Any]
+    worse_than_zero_shot: bool
+    notes: list[str]
+
+
+def write_result(path: Path, result: RunResult) -> None:
+    """Write a result whole or not at all."""
+    write_text(path, result.model_dump_json(indent=2) + "\n")
+
+
+def read_result(path: Path) -> RunResult:
+    """Read a result, strictly.
+
+    Raises:
+        CheckpointError: the file is missing or is not a whole result.
+    """
+    try:
+        return RunResult.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as problem:
+        raise CheckpointError(f"{path} is not a whole result; run again with --overwrite") from problem
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed a result."""
+    return {
+        "promptmix": promptmix.__version__,
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+        "platform": platform.platform(),
+    }

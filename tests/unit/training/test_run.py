@@ -1,0 +1,128 @@
+"""Whole runs on a few drawn pictures: learning, resuming, saving, predicting, adding classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from promptmix.backbones.base import Backbone
+from promptmix.backbones.registry import load_backbone
+from promptmix.data.pictograms import draw_set
+from promptmix.errors import CheckpointError, ConfigError, DataError, InterruptedRun
+from promptmix.inference.predictor import Predictor, add_classes
+from promptmix.methods.registry import METHODS
+from promptmix.model_folder import read_model, write_classes
+from promptmix.training import loop
+from promptmix.training.run import LabelledPictures, RunConfig, run
+
+CLASSES = ("anchor", "cat", "snowflake", "umbrella")
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load_backbone(device="cpu")
+
+
+def pictures(per_cell: int, seed: int) -> LabelledPictures:
+    drawn = draw_set(CLASSES, ("stamp", "cross-stitch"), per_cell, seed)
+    labels = [CLASSES.index(one.class_name) for one in drawn]
+    return LabelledPictures(pictures=[one.image for one in drawn], labels=labels, class_names=CLASSES, description="drawn")
+
+
+def quick(method: str, **more: object) -> RunConfig:
+    recipe = {"epochs": 6, "batch_size": 8} if method in ("coop", "mocoop") else {}
+    return RunConfig.model_validate({"method": method, "recipe": recipe, **more})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_saves_and_predicts_the_same(method: str, backbone: Backbone, tmp_path: Path) -> None:
+    outcome = run(quick(method), pictures(4, 1), pictures(4, 2), backbone=backbone, out=tmp_path / "run")
+    metrics = outcome.result.metrics
+    assert metrics["num_pictures"] == 32
+    assert metrics["accuracy"] > 0.3
+    test = pictures(4, 2)
+    again = Predictor.from_folder(tmp_path / "run", device="cpu").predict(test.pictures)
+    right = [one.class_name == CLASSES[label] for one, label in zip(again.predictions, test.labels, strict=True)]
+    assert sum(right) / len(right) == pytest.approx(metrics["accuracy"])
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("method", ["coop", "mocoop"])
+def test_learning_lowers_the_loss(method: str, backbone: Backbone, tmp_path: Path) -> None:
+    import json
+
+    run(quick(method), pictures(4, 1), backbone=backbone, out=tmp_path / "run")
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len(losses) == 6
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+    import signal
+
+    config = quick("mocoop", recipe={"epochs": 6, "batch_size": 8, "averaging": "second_half"})
+    whole = run(config, pictures(4, 1), backbone=backbone, out=tmp_path / "whole")
+
+    def stop_once(stage: str, done: int, total: int, detail: str) -> None:
+        if stage == "training" and done == 18:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(InterruptedRun, match="--resume"):
+        run(config, pictures(4, 1), backbone=backbone, out=tmp_path / "cut", on_progress=stop_once)
+    assert (tmp_path / "cut" / "checkpoint.safetensors").is_file()
+    resumed = run(config, pictures(4, 1), backbone=backbone, out=tmp_path / "cut", resume=True)
+    for name, value in whole.model.learnt.items():
+        assert torch.equal(value, resumed.model.learnt[name]), name
+    assert (tmp_path / "whole" / "log.jsonl").read_text() == (tmp_path / "cut" / "log.jsonl").read_text()
+    with pytest.raises(CheckpointError, match="other options"):
+        run(quick("mocoop", seed=2), pictures(4, 1), backbone=backbone, out=tmp_path / "cut", resume=True)
+    assert loop._SECONDS_BETWEEN_CHECKPOINTS > 0
+
+
+def test_a_run_is_not_overwritten(backbone: Backbone, tmp_path: Path) -> None:
+    run(quick("zero-shot"), pictures(1, 1), backbone=backbone, out=tmp_path / "run")
+    with pytest.raises(DataError, match="--overwrite"):
+        run(quick("zero-shot"), pictures(1, 1), backbone=backbone, out=tmp_path / "run")
+    run(quick("zero-shot"), pictures(1, 1), backbone=backbone, out=tmp_path / "run", overwrite=True)
+
+
+def test_classes_are_added_by_name(backbone: Backbone, tmp_path: Path) -> None:
+    run(quick("mocoop"), pictures(4, 1), backbone=backbone, out=tmp_path / "run")
+    folder = tmp_path / "run" / "model"
+    added = add_classes(read_model(folder), ["skull", "heart"], backbone)
+    write_classes(folder, added)
+    assert read_model(folder).class_names == (*CLASSES, "skull", "heart")
+    drawn = draw_set(("skull", "heart"), ("photo",), 4, 5)
+    predictions = Predictor.from_folder(folder, device="cpu").predict([one.image for one in drawn]).predictions
+    right = [said.class_name == one.class_name for said, one in zip(predictions, drawn, strict=True)]
+    assert sum(right) >= 6
+    with pytest.raises(DataError, match="skull"):
+        add_classes(added, ["Skull"], backbone)
+
+
+def test_class_specific_contexts_refuse_new_classes(backbone: Backbone, tmp_path: Path) -> None:
+    outcome = run(quick("coop", options={"class_specific": True}), pictures(2, 1), backbone=backbone)
+    with pytest.raises(ConfigError, match="class-specific"):
+        add_classes(outcome.model, ["skull"], backbone)
+
+
+def test_damage_is_noticed(backbone: Backbone, tmp_path: Path) -> None:
+    run(quick("mocoop"), pictures(1, 1), backbone=backbone, out=tmp_path / "run")
+    path = tmp_path / "run" / "model" / "class_features.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match="checksum"):
+        read_model(tmp_path / "run")
+
+
+def test_unknown_method_and_option_have_a_nearest_match(backbone: Backbone) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'mocoop'"):
+        run(quick("mocop"), pictures(1, 1), backbone=backbone)
+    with pytest.raises(ConfigError, match="did you mean 'top_k'"):
+        run(quick("mocoop", options={"topk": 3}), pictures(1, 1), backbone=backbone)
