@@ -25,8 +25,8 @@ from promptmix.training.optim import rate_at
 
 
 def read_case(shared: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    path = shared / "golden" / name
-    return json.loads(path.with_suffix(".json").read_text()), load_file(path.with_suffix(".safetensors"))
+    folder = shared / "golden"
+    return json.loads((folder / f"{name}.json").read_text()), load_file(folder / f"{name}.safetensors")
 
 
 @pytest.fixture(scope="module")
