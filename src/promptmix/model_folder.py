@@ -29,7 +29,7 @@ from promptmix.errors import CheckpointError, DataError
 from promptmix.nn.classifier import Classifier
 from promptmix.runtime import atomic_path, short_hash, tensors_checksum, write_json, write_text
 
-__all__ = ["SavedModel", "read_model", "refuse_overwrite", "write_classes", "write_model"]
+__all__ = ["SavedModel", "model_path", "read_model", "refuse_overwrite", "write_classes", "write_model"]
 
 _FORMAT = "promptmix-model"
 _VERSION = 1
@@ -130,14 +130,19 @@ def write_classes(folder: Path, model: SavedModel) -> None:
         save_file(tensors, temporary, metadata=metadata)
 
 
+def model_path(folder: Path) -> Path:
+    """The model folder itself, where the folder of its run is given."""
+    inside = folder / "model"
+    return inside if not (folder / "config.json").is_file() and (inside / "config.json").is_file() else folder
+
+
 def read_model(folder: Path) -> SavedModel:
     """Read a model folder, or the model inside a run folder.
 
     Raises:
         CheckpointError: the folder is not a model, a file is missing or damaged, or the files are of different models.
     """
-    if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
-        folder = folder / "model"
+    folder = model_path(folder)
     config = _read_config(folder)
     learnt, _ = _read_tensors(folder / "model.safetensors")
     if tensors_checksum(learnt) != config["learnt_checksum"]:

@@ -56,7 +56,7 @@ class Predictor:
         _check_backbone(model, backbone)
         norms = Method.tuned_norms(model.learnt)
         self.model, self._cache = model, cache
-        self._backbone = backbone.with_block_norms(norms) if norms else backbone
+        self.backbone = backbone.with_block_norms(norms) if norms else backbone
 
     @staticmethod
     def from_folder(
@@ -80,14 +80,14 @@ class Predictor:
         Raises:
             DataError: a picture cannot be read and ``skip_bad`` is not set.
         """
-        extracted = extract_features(self._backbone, pictures, cache=self._cache, skip_bad=skip_bad, on_progress=on_progress)
+        extracted = extract_features(self.backbone, pictures, cache=self._cache, skip_bad=skip_bad, on_progress=on_progress)
         model = self.model
         predictions = predict_features(model.classifier, model.class_names, model.expert_names, extracted.features[:, 0], top=top)
         return PredictedPictures(predictions=predictions, kept=extracted.kept, bad=extracted.bad)
 
     def logits(self, pictures: Sequence[PictureSource]) -> Float[Tensor, "image class"]:
         """Class logits, on the CPU; every picture must be readable."""
-        extracted = extract_features(self._backbone, pictures, cache=self._cache)
+        extracted = extract_features(self.backbone, pictures, cache=self._cache)
         with torch.no_grad():
             return self.model.classifier.logits(extracted.features[:, 0])
 

@@ -1,0 +1,52 @@
+"""promptmix eval"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from promptmix.backbones.registry import load_backbone
+from promptmix.cli.output import percent, progress
+from promptmix.data.sources import read_folder
+from promptmix.evaluation.metrics import measure
+from promptmix.features.cache import FeatureCache
+from promptmix.features.extract import extract_features
+from promptmix.inference.predictor import Predictor
+from promptmix.methods.registry import build_method
+from promptmix.model_folder import read_model
+
+
+def evaluate(
+    folder: Path, source: Path, backbone: str | None, skip_bad: bool, device: str, cache: bool, json_output: bool, quiet: bool
+) -> None:
+    model = read_model(folder)
+    pictures = read_folder(source, model.class_names)
+    store = FeatureCache() if cache else None
+    loaded = load_backbone(model.backbone_name if backbone is None else backbone, device=device)
+    predictor = Predictor(model, backbone=loaded, cache=store)
+    with progress(quiet) as on_progress:
+        extracted = extract_features(
+            predictor.backbone,
+            pictures.paths,
+            cache=store,
+            skip_bad=skip_bad,
+            on_progress=lambda done, total: on_progress("pictures", done, total, ""),
+        )
+    labels = torch.tensor([pictures.labels[index] for index in extracted.kept])
+    features = extracted.features[:, 0]
+    with torch.no_grad():
+        metrics = measure(model.classifier.logits(features), labels, model.class_names)
+        zero_shot = build_method("zero-shot", {}, loaded, model.class_names).classifier()
+        before = measure(zero_shot.logits(features.to(loaded.device)).cpu(), labels, model.class_names)
+    if json_output:
+        print(json.dumps({"measured_on": str(source), "metrics": metrics.to_json(), "zero_shot": before.to_json()}))
+        return
+    print(f"measured on {metrics.num_pictures} pictures of {source}, {metrics.num_classes} classes")
+    print(f"{model.method}: {percent(metrics.accuracy)} (mean per class {percent(metrics.accuracy_per_class_mean)},", end=" ")
+    print(f"calibration error {percent(metrics.expected_calibration_error)})   zero-shot: {percent(before.accuracy)}")
+    if metrics.accuracy < before.accuracy:
+        print("note: below zero-shot on the same pictures")
+    for name, share in metrics.per_class.items():
+        print(f"  {name}: {'no picture' if share is None else percent(share)}")
