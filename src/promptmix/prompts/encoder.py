@@ -81,13 +81,20 @@ def encode_packed(
     if contexts is not None:
         sources = torch.cat([sources, contexts.to(sources.dtype)])
     hidden = sources.index_select(0, layout.source_index) + tower.position_embedding.index_select(0, layout.position)
+    # As numbers, once: attention would turn a mask of truth values into these in every block.
+    prefix_mask, suffix_mask, end_mask = (
+        torch.zeros(mask.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~mask, float("-inf"))
+        for mask in (layout.prefix_mask, layout.suffix_mask, layout.end_mask)
+    )
     blocks = list(tower.blocks)
     for block in blocks[:-1]:
         assert isinstance(block, TransformerBlock)
         query, key, value = block.query_key_value(block.attention_norm(hidden)).chunk(3, dim=-1)
-        hidden = block.perceptron(hidden + block.attention_output(_attend_packed(block, layout, query, key, value)))
+        hidden = block.perceptron(
+            hidden + block.attention_output(_attend_packed(block, layout, query, key, value, prefix_mask, suffix_mask))
+        )
     assert isinstance(blocks[-1], TransformerBlock)
-    return tower.read_out(_last_block_at_ends(blocks[-1], layout, hidden))
+    return tower.read_out(_last_block_at_ends(blocks[-1], layout, hidden, end_mask))
 
 
 def _take(packed: Tensor, slots: Tensor) -> Tensor:
@@ -101,19 +108,24 @@ def _attend_packed(
     query: Float[Tensor, "packed width"],
     key: Float[Tensor, "packed width"],
     value: Float[Tensor, "packed width"],
+    prefix_mask: Float[Tensor, "prefix 1 prefix_length prefix_length"],
+    suffix_mask: Float[Tensor, "row 1 suffix_length key_length"],
 ) -> Float[Tensor, "packed width"]:
     """Prefixes attend to themselves, the rest of each row to its prefix and to itself."""
     of_prefixes = block.attend(
-        _take(query, layout.prefix_slots), _take(key, layout.prefix_slots), _take(value, layout.prefix_slots), layout.prefix_mask
+        _take(query, layout.prefix_slots), _take(key, layout.prefix_slots), _take(value, layout.prefix_slots), prefix_mask
     )
     of_rows = block.attend(
-        _take(query, layout.suffix_slots), _take(key, layout.key_slots), _take(value, layout.key_slots), layout.suffix_mask
+        _take(query, layout.suffix_slots), _take(key, layout.key_slots), _take(value, layout.key_slots), suffix_mask
     )
     return torch.cat([of_prefixes.flatten(0, 1), of_rows.flatten(0, 1)]).index_select(0, layout.unpad_index)
 
 
 def _last_block_at_ends(
-    block: TransformerBlock, layout: PromptLayout, hidden: Float[Tensor, "packed width"]
+    block: TransformerBlock,
+    layout: PromptLayout,
+    hidden: Float[Tensor, "packed width"],
+    end_mask: Float[Tensor, "row 1 1 key_length"],
 ) -> Float[Tensor, "row width"]:
     """The last block where it is read. Keys and values still come from every token."""
     width = hidden.shape[1]
@@ -121,6 +133,6 @@ def _last_block_at_ends(
     weight, bias = block.query_key_value.weight, block.query_key_value.bias
     query = functional.linear(normed.index_select(0, layout.end_slots), weight[:width], bias[:width])
     key, value = functional.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
-    attended = block.attend(query[:, None], _take(key, layout.key_slots), _take(value, layout.key_slots), layout.end_mask)
+    attended = block.attend(query[:, None], _take(key, layout.key_slots), _take(value, layout.key_slots), end_mask)
     ends = hidden.index_select(0, layout.end_slots) + block.attention_output(attended[:, 0])
     return block.perceptron(ends)

@@ -19,7 +19,7 @@ from torch import Tensor
 from promptmix.errors import ConfigError, InterruptedRun
 from promptmix.methods.base import Method, Recipe
 from promptmix.nn.losses import accuracy
-from promptmix.runtime import write_text
+from promptmix.runtime import keep_freed_memory, write_text
 from promptmix.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from promptmix.training.feeds import Feed, num_steps
 from promptmix.training.optim import build_optimizer, rate_at, set_rates
@@ -62,6 +62,7 @@ def train(
         CheckpointError: the checkpoint is damaged or of another run.
         ConfigError: the loss is no longer a finite number.
     """
+    keep_freed_memory()
     parameters = dict(method.named_parameters())
     optimizer = build_optimizer(method, recipe)
     averages: dict[str, Tensor] = {}

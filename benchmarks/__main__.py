@@ -1,0 +1,92 @@
+"""``python -m benchmarks``: measure all, write ``docs/benchmarks.json`` and the page ``docs/benchmarks.md``."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import machine
+from benchmarks.prediction import measure_prediction
+from benchmarks.startup import measure_startup
+from benchmarks.text_encoding import measure_text_encoding
+from promptmix.runtime import write_json, write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure speed and memory on this machine.")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder for benchmarks.json and benchmarks.md")
+    parser.add_argument("--rounds", type=int, default=9, help="how often each contestant is timed")
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": machine(),
+        "startup": measure_startup(arguments.rounds),
+        "text_encoding": measure_text_encoding(arguments.rounds),
+        "prediction": measure_prediction(arguments.rounds),
+    }
+    write_json(arguments.out / "benchmarks.json", results)
+    write_text(arguments.out / "benchmarks.md", page(results))
+    print(json.dumps(results, indent=2))
+
+
+def page(results: dict[str, Any]) -> str:
+    """The results as a page to read."""
+    machine_, text, prediction, startup = (results[name] for name in ("machine", "text_encoding", "prediction", "startup"))
+
+    def megabytes(value: int | None) -> str:
+        return "not known" if value is None else f"{value / 1e6:.0f} MB"
+
+    return f"""# Speed and memory
+
+Written by `make bench` (`python -m benchmarks`), never by hand; the figures at full precision are in `benchmarks.json` beside this page.
+Contestants take turns in one process and medians of {text["rounds"]} rounds are compared, because times on shared machines wander.
+
+Measured on {results["date"]}: {machine_["processor"]}, {machine_["cores"]} cores, {machine_["threads"]} threads, torch {machine_["torch"]},
+Python {machine_["python"]}, no GPU.
+
+## The text encoding step
+
+{text["what"][0].upper()}{text["what"][1:]}. This is what a training step costs once image features are cached.
+*Textbook* is `benchmarks/textbook.py`: sequences padded to 77 tokens, one pass for each expert, frozen weights, torch's own attention.
+
+| | textbook | packed |
+|---|---:|---:|
+| tokens through the tower | {text["textbook_tokens"]} | {text["packed_tokens"]} |
+| seconds a step | {text["textbook_seconds"]:.2f} | {text["packed_seconds"]:.3f} |
+| memory a step adds | {megabytes(text["textbook_memory_bytes"])} | {megabytes(text["packed_memory_bytes"])} |
+
+- The packed step is **{text["speedup"]:.1f} times faster**; the contexts' gradients differ by {text["worst_relative_gradient_difference"]:.0e} (relative, worst expert).
+- This machine multiplies 2048 x 2048 matrices at {text["matrix_product_gflops"]:.0f} GFLOP/s. The packed step's own {text["packed_gflop"]:.1f} GFLOP would take
+  {text["floor_seconds"]:.3f} s at that rate: the step takes **{text["times_floor"]:.2f} times its floating-point floor**.
+
+## What routing costs at prediction
+
+{prediction["what"][0].upper()}{prediction["what"][1:]}, random weights, float32.
+
+| | seconds |
+|---|---:|
+| image tower | {prediction["image_tower_seconds"]:.3f} |
+| zero-shot, after it | {prediction["zero_shot_seconds"]:.6f} |
+| mixture of prompts, after it | {prediction["mixture_seconds"]:.6f} |
+
+Routing makes prediction {100 * prediction["overhead_of_routing"]:.2f} % slower than zero-shot.
+
+## Start-up
+
+Processor time (user + system) of a whole process.
+
+| | seconds |
+|---|---:|
+| `python -c pass` | {startup["python_seconds"]:.3f} |
+| `import promptmix` | {startup["import_promptmix_seconds"]:.3f} |
+| `promptmix --help` | {startup["help_seconds"]:.3f} |
+"""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Taking times on a noisy machine: contestants take turns, and medians are compared."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+__all__ = ["machine", "matrix_product_rate", "take_turns"]
+
+
+def take_turns(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call, after one call each to warm up. Each round calls everyone once, so that a slow spell hits all."""
+    for call in contestants.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, call in contestants.items():
+            started = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def matrix_product_rate(size: int = 2048, repeats: int = 4) -> Callable[[], float]:
+    """A contestant that multiplies two square float32 matrices ``repeats`` times, and so measures what the machine can do.
+
+    The rate in FLOP/s is ``repeats * 2 * size**3`` over the seconds it takes.
+    """
+    left, right = torch.rand(size, size), torch.rand(size, size)
+    result = torch.empty(size, size)
+
+    def multiply() -> float:
+        for _ in range(repeats):
+            torch.mm(left, right, out=result)
+        return repeats * 2.0 * size**3
+
+    return multiply
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures were taken on."""
+    model = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        lines = information.read_text(encoding="utf-8", errors="replace").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    return {
+        "processor": model,
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def median(values: list[float]) -> float:
+    """The middle of the values."""
+    return statistics.median(values)
