@@ -23,7 +23,7 @@ help:
 	@echo "Another Python: make demo PYTHON=/path/to/python3"
 
 demo: .venv/.demo-ready
-	@$(BIN)/promptmix demo
+	@$(BIN)/promptmix demo --overwrite
 
 test: .venv/.test-ready
 	$(BIN)/ruff check .

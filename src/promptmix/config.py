@@ -6,6 +6,7 @@ All problems of a config come in one error, each with where it is and the neares
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +64,17 @@ def _describe(error: Any, kind: type[BaseModel]) -> str:
     return f"{place} is {given!r}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain YAML in which ``1e-3`` is a number, as everywhere else (YAML 1.1 asks for ``1.0e-3``), and a date is a text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
+
+
 def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of ``values`` with ``a.b=value`` texts laid over it; values are read as YAML.
 
@@ -78,9 +90,11 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
         if not equals or not all(parts):
             raise ConfigError(f"--set {override!r} is not of the form name=value, for example --set method.top_k=3")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as problem:
-            raise ConfigError(f"--set {override!r}: the value is not YAML") from problem
+            value = yaml.load(text, _Loader)
+        except (yaml.YAMLError, ValueError, RecursionError) as problem:
+            raise ConfigError(
+                f"--set {override!r}: the value is not YAML; put a text with braces or brackets in quotes"
+            ) from problem
         target = result
         for part in parts[:-1]:
             target = target.setdefault(part, {})
@@ -97,7 +111,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML or holds something else.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as problem:
         raise ConfigError(f"config file {path} cannot be read: {problem.strerror}") from problem
     except (yaml.YAMLError, UnicodeDecodeError) as problem:

@@ -1,89 +1,124 @@
 """The demo: methods compared on styles the bundled backbone has never seen, base and new classes, with the same shots.
 
-Everything is drawn here and now from fixed seeds. No option was chosen on the test pictures.
+Everything is drawn here and now from fixed seeds. No option was chosen on the pictures the demo measures on: the recipes below
+were chosen on 40 other classes (``tools/choose_demo_recipes.py``), the same for all methods that learn by gradient.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from promptmix.backbones.base import Backbone
 from promptmix.data import pictograms
-from promptmix.errors import ConfigError
-from promptmix.evaluation.metrics import harmonic_mean, measure
+from promptmix.data.pictograms import DrawnPicture
+from promptmix.errors import ConfigError, DataError
+from promptmix.evaluation.evaluate import predict_features
+from promptmix.evaluation.metrics import harmonic_mean
+from promptmix.evaluation.results import versions
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features
 from promptmix.inference.predictor import add_classes
-from promptmix.model_folder import SavedModel
-from promptmix.runtime import numpy_generator
+from promptmix.model_folder import SavedModel, write_model
+from promptmix.reporting.aggregate import Spread, spread
+from promptmix.reporting.tables import markdown_table, share_with_spread
+from promptmix.runtime import numpy_generator, write_json, write_text, writing
 from promptmix.training.run import LabelledPictures, RunConfig, run
 
-__all__ = ["METHODS", "DemoTask", "MethodScores", "compare", "draw_task"]
+__all__ = ["METHODS", "DemoTask", "MethodScores", "check_free", "compare", "draw_task", "table_rows", "verdict", "write_demo"]
 
+SEEDS = (1, 2, 3)
 NUM_CLASSES = 20  # base classes, and as many new ones
 SHOTS = 16
 TEST_PICTURES = 5  # of each class and style
 
+# Augmented views made every method worse on the classes the recipes were chosen on: a part of a small pictogram is no pictogram.
+_PLAIN: dict[str, Any] = {"augmentation": {"views": 0}}
 METHODS: dict[str, dict[str, Any]] = {
     "zero-shot": {"method": "zero-shot"},
-    "ensemble": {"method": "ensemble", "options": {"bank": "styles"}},
+    "zero-shot ensemble": {"method": "ensemble", "options": {"bank": "styles"}},
     "linear probe": {"method": "linear-probe"},
-    "CoOp": {"method": "coop", "options": {"preset": "base-to-new"}, "recipe": {"epochs": 50}},
-    "mixture of prompts": {"method": "mocoop", "options": {"bank": "styles"}, "recipe": {"epochs": 25}},
-    "mixture, image side": {"method": "mocoop", "options": {"bank": "styles", "preset": "image_side"}, "recipe": {"epochs": 25}},
+    "CoOp": {"method": "coop", "options": {"preset": "base-to-new"}, "recipe": {"epochs": 30, "rate": 0.02}, **_PLAIN},
+    "mixture of prompts": {"method": "mocoop", "options": {"bank": "styles"}, "recipe": {"epochs": 20}, **_PLAIN},
+    "mixture, image side": {
+        "method": "mocoop",
+        "options": {"bank": "styles", "preset": "image_side"},
+        "recipe": {"epochs": 20},
+        **_PLAIN,
+    },
 }
+SAVED_METHOD = "mixture, image side"
+
+HEADER = ("method", "base", "new", "harmonic mean", "trained parameters", "seconds")
+_OUTPUTS = ("demo.json", "table.md", "methods.png", "predictions.png", "router.png", "styles.png", "model", "pictures")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoTask:
-    """Drawn pictures: ``training`` by seed, and test pictures of base and of new classes with the style of each."""
+    """Drawn pictures: few-shot training sets by seed, and test pictures of base and of new classes."""
 
-    training: dict[int, LabelledPictures]
-    test_base: LabelledPictures
-    test_new: LabelledPictures
-    styles: tuple[str, ...]
+    base: tuple[str, ...]
+    new: tuple[str, ...]
+    training: dict[int, list[DrawnPicture]]
+    test_base: list[DrawnPicture]
+    test_new: list[DrawnPicture]
+
+    @property
+    def measured_on(self) -> str:
+        """What the numbers were measured on, for people."""
+        return (
+            f"{len(self.test_base)} drawn pictures of {len(self.base)} base classes and {len(self.test_new)} of {len(self.new)} new"
+            f" classes, in the styles {', '.join(pictograms.UNSEEN_STYLES)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodScores:
-    """Accuracies of one method, one a seed (shares; None where the method cannot know new classes), and its cost."""
+    """Accuracies of one method, one a seed (shares; None where the method cannot know new classes), and its cost.
+
+    Attributes:
+        by_style: accuracy on the base classes' test pictures of each style, mean of the seeds.
+        seconds: for one seed: text features, training and evaluation; image features once they are cached.
+        models: one a seed.
+    """
 
     base: list[float]
     new: list[float] | None
     harmonic: list[float] | None
+    by_style: dict[str, float]
     num_parameters: int
     seconds: float
     models: list[SavedModel]
 
 
-def draw_task(seeds: tuple[int, ...], styles: tuple[str, ...] = pictograms.UNSEEN_STYLES) -> DemoTask:
-    """The few-shot task: 20 base and 20 new classes in the given styles, 16 shots of each base class for each seed."""
+def draw_task(seeds: tuple[int, ...] = SEEDS, *, validation: bool = False) -> DemoTask:
+    """The few-shot task in the unseen styles: 20 base and 20 new classes, 16 shots of each base class for each seed.
+
+    With ``validation``, 40 other classes: those that the recipes were chosen on.
+    """
+    styles = pictograms.UNSEEN_STYLES
     order = numpy_generator(0, "demo classes").permutation(len(pictograms.CLASS_NAMES))
-    names = [pictograms.CLASS_NAMES[index] for index in order[: 2 * NUM_CLASSES]]
+    first = 2 * NUM_CLASSES if validation else 0
+    names = [pictograms.CLASS_NAMES[index] for index in order[first : first + 2 * NUM_CLASSES]]
     base, new = tuple(names[:NUM_CLASSES]), tuple(names[NUM_CLASSES:])
-
-    def drawn(class_names: tuple[str, ...], per_cell: int, seed: int, what: str) -> LabelledPictures:
-        pictures = pictograms.draw_set(class_names, styles, per_cell, seed)
-        return LabelledPictures(
-            pictures=[one.image for one in pictures],
-            labels=[class_names.index(one.class_name) for one in pictures],
-            class_names=class_names,
-            description=f"{len(pictures)} drawn pictures of {len(class_names)} {what} classes in the styles {', '.join(styles)}",
-        )
-
     return DemoTask(
-        training={seed: drawn(base, SHOTS // len(styles), 1000 + seed, "base") for seed in seeds},
-        test_base=drawn(base, TEST_PICTURES, 100, "base"),
-        test_new=drawn(new, TEST_PICTURES, 100, "new"),
-        styles=tuple(style for _ in base for style in styles for _ in range(TEST_PICTURES)),
+        base=base,
+        new=new,
+        training={seed: pictograms.draw_set(base, styles, SHOTS // len(styles), 1000 + seed) for seed in seeds},
+        test_base=pictograms.draw_set(base, styles, TEST_PICTURES, 100),
+        test_new=pictograms.draw_set(new, styles, TEST_PICTURES, 100),
     )
 
 
@@ -96,37 +131,236 @@ def compare(
 ) -> dict[str, MethodScores]:
     """Train every method on every seed's shots of the base classes; measure on base and on new classes, each among its own."""
     methods = METHODS if methods is None else methods
-    new_features = extract_features(backbone, task.test_new.pictures, cache=cache).features[:, 0]
+    pictures = [one.image for one in (*task.test_base, *task.test_new)]
+    features = extract_features(
+        backbone, pictures, cache=cache, on_progress=lambda done, total: on_progress("test pictures", done, total, "")
+    ).features[:, 0]
+    base_features, new_features = features[: len(task.test_base)], features[len(task.test_base) :]
+    test_base = _labelled(task.test_base, task.base, "base classes")
     scores: dict[str, MethodScores] = {}
-    for name, options in methods.items():
-        started = time.monotonic()
+    for number, (name, options) in enumerate(methods.items()):
         base: list[float] = []
         new: list[float] = []
+        styles: list[dict[str, float]] = []
         models: list[SavedModel] = []
-        for seed, training in task.training.items():
+        seconds = 0.0
+        for place, (seed, shots) in enumerate(task.training.items()):
+            on_progress("methods x seeds", number * len(task.training) + place, len(methods) * len(task.training), name)
             config = RunConfig.model_validate({"seed": seed, "shots": SHOTS, **options})
-            outcome = run(config, training, task.test_base, backbone=backbone, cache=cache, on_progress=on_progress)
-            base.append(outcome.result.metrics["accuracy"])
+            started = time.monotonic()
+            outcome = run(config, _labelled(shots, task.base, "base classes"), test_base, backbone=backbone, cache=cache)
+            seconds += time.monotonic() - started
             models.append(outcome.model)
+            hits = _hits(outcome.model, base_features, task.test_base, task.base)
+            base.append(float(hits.mean()))
+            styles.append(_by_style(hits, task.test_base))
             try:
-                both = add_classes(outcome.model, task.test_new.class_names, backbone)
+                both = add_classes(outcome.model, task.new, backbone)
             except ConfigError:
                 continue  # the method knows only classes it has seen pictures of
-            new.append(_accuracy_on_new(both, new_features, task))
+            new.append(float(_hits(both, new_features, task.test_new, task.new).mean()))
         knows_new = len(new) == len(base)
         scores[name] = MethodScores(
             base=base,
             new=new if knows_new else None,
             harmonic=[harmonic_mean(*pair) for pair in zip(base, new, strict=True)] if knows_new else None,
+            by_style={style: float(np.mean([one[style] for one in styles])) for style in pictograms.UNSEEN_STYLES},
             num_parameters=sum(value.numel() for value in models[0].learnt.values()),
-            seconds=(time.monotonic() - started) / len(base),
+            seconds=seconds / len(base),
             models=models,
         )
+    on_progress("methods x seeds", len(methods) * len(task.training), len(methods) * len(task.training), "")
     return scores
 
 
-def _accuracy_on_new(model: SavedModel, features: Float[Tensor, "image embedding"], task: DemoTask) -> float:
-    alone = model.classifier.with_classes(model.classifier.class_features[:, NUM_CLASSES:])
+def _labelled(pictures: Sequence[DrawnPicture], class_names: tuple[str, ...], what: str) -> LabelledPictures:
+    return LabelledPictures(
+        pictures=[one.image for one in pictures],
+        labels=[class_names.index(one.class_name) for one in pictures],
+        class_names=class_names,
+        description=f"{len(pictures)} drawn pictures of {len(class_names)} {what} in the styles {', '.join(pictograms.UNSEEN_STYLES)}",
+    )
+
+
+def _hits(
+    model: SavedModel, features: Float[Tensor, "image embedding"], pictures: Sequence[DrawnPicture], class_names: tuple[str, ...]
+) -> Float[np.ndarray, "image"]:
+    """1 where the model is right, choosing among ``class_names`` alone."""
+    classifier = model.classifier
+    if class_names != model.class_names:
+        places = [model.class_names.index(name) for name in class_names]
+        classifier = classifier.with_classes(classifier.class_features[:, places])
     with torch.no_grad():
-        logits = alone.logits(features)
-    return measure(logits, torch.from_numpy(np.array(task.test_new.labels)), task.test_new.class_names).accuracy
+        said = classifier.logits(features).argmax(dim=1).tolist()
+    return np.array([class_names[one] == picture.class_name for one, picture in zip(said, pictures, strict=True)], dtype=float)
+
+
+def _by_style(hits: Float[np.ndarray, "image"], pictures: Sequence[DrawnPicture]) -> dict[str, float]:
+    return {
+        style: float(np.mean([hit for hit, picture in zip(hits, pictures, strict=True) if picture.style == style]))
+        for style in pictograms.UNSEEN_STYLES
+    }
+
+
+def table_rows(scores: dict[str, MethodScores]) -> list[tuple[str, ...]]:
+    """The table below :data:`HEADER`, in per cent, mean and standard deviation over the seeds."""
+    return [
+        (
+            name,
+            share_with_spread(spread(one.base)),
+            "n/a" if one.new is None else share_with_spread(spread(one.new)),
+            "n/a" if one.harmonic is None else share_with_spread(spread(one.harmonic)),
+            f"{one.num_parameters:,}",
+            f"{one.seconds:.1f}",
+        )
+        for name, one in scores.items()
+    ]
+
+
+def verdict(scores: dict[str, MethodScores]) -> str:
+    """One sentence on who leads by harmonic mean, and by how much; the numbers decide what it says."""
+    means = {name: spread(one.harmonic).mean for name, one in scores.items() if one.harmonic is not None}
+    leader = max(means, key=lambda name: means[name])
+    others = {name: value for name, value in means.items() if not name.startswith("mixture")}
+    mixtures = {name: value for name, value in means.items() if name.startswith("mixture")}
+    rival, mixture = (max(group, key=lambda name: group[name]) for group in (others, mixtures))
+    gap = 100 * (mixtures[mixture] - others[rival])
+    if leader in mixtures:
+        return f"A mixture of prompts leads by harmonic mean: {mixture!r}, {gap:.1f} points above {rival}."
+    return f"No mixture of prompts leads here: {rival} is {-gap:.1f} points above {mixture!r} by harmonic mean."
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """Raise unless the demo may be written to ``out``.
+
+    Raises:
+        DataError: there are files, and nobody said that they may be replaced, or they are not a demo's.
+    """
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; choose a folder with --out")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / "demo.json").is_file():
+        raise DataError(
+            f"{out} holds files that are not a demo's; nothing there is overwritten, choose another folder with --out"
+        )
+    if not overwrite:
+        raise DataError(f"{out} is there already; pass --overwrite, or choose another folder with --out")
+
+
+def write_demo(
+    out: Path, task: DemoTask, backbone: Backbone, cache: FeatureCache | None, scores: dict[str, MethodScores], overwrite: bool
+) -> None:
+    """Write table, pictures, plots and the model; all is made beside ``out`` first, so that a failure leaves ``out`` as it was.
+
+    Raises:
+        DataError: see :func:`check_free`; or the disk is full.
+    """
+    check_free(out, overwrite)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        try:
+            _write_all(temporary, task, backbone, cache, scores)
+            out.mkdir(exist_ok=True)
+            for name in _OUTPUTS:
+                old = out / name
+                if old.is_dir():
+                    shutil.rmtree(old)
+                os.replace(temporary / name, old)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_all(
+    folder: Path, task: DemoTask, backbone: Backbone, cache: FeatureCache | None, scores: dict[str, MethodScores]
+) -> None:
+    # The plots' library takes half a second to load: not before it is needed.
+    from promptmix.reporting import plots
+
+    seed = next(iter(task.training))
+    model = scores[SAVED_METHOD].models[0]
+    write_model(folder / "model", model)
+    _save_pictures(folder / "pictures" / "train", task.training[seed])
+    _save_pictures(folder / "pictures" / "test", task.test_base)
+    _save_pictures(folder / "pictures" / "new", task.test_new)
+
+    features = extract_features(backbone, [one.image for one in task.test_base], cache=cache).features[:, 0]
+    predictions = predict_features(model.classifier, model.class_names, model.expert_names, features, top=1)
+    shown = numpy_generator(0, "demo grid").permutation(len(task.test_base))[:40]
+    plots.picture_grid(
+        folder / "predictions.png",
+        [task.test_base[place].image for place in shown],
+        [task.test_base[place].class_name for place in shown],
+        [predictions[place].class_name for place in shown],
+        [predictions[place].probability for place in shown],
+        f"{SAVED_METHOD}, seed {seed}: 40 test pictures of the base classes, drawn by lot",
+    )
+
+    seeds = len(task.training)
+    measures: dict[str, list[Spread | None]] = {
+        "base": [spread(one.base) for one in scores.values()],
+        "new": [None if one.new is None else spread(one.new) for one in scores.values()],
+        "harmonic mean": [None if one.harmonic is None else spread(one.harmonic) for one in scores.values()],
+    }
+    title = f"{SHOTS} shots of {len(task.base)} base classes in styles the backbone has not seen ({seeds} seeds)"
+    plots.method_bars(folder / "methods.png", list(scores), measures, title)
+    styles = list(pictograms.UNSEEN_STYLES)
+    plots.accuracy_by_group(
+        folder / "styles.png",
+        styles,
+        {name: [one.by_style[style] for style in styles] for name, one in scores.items()},
+        f"Base classes by style (mean of {seeds} seeds)",
+    )
+    weights = model.classifier.expert_weights(features).numpy()
+    plots.router_heat_map(
+        folder / "router.png",
+        np.stack([weights[[one.style == style for one in task.test_base]].mean(axis=0) for style in styles]),
+        styles,
+        list(model.expert_names),
+        f"Who answers for which style: mean router weight on the base classes' test pictures ({SAVED_METHOD}, seed {seed})",
+    )
+
+    write_text(
+        folder / "table.md",
+        f"Measured on {task.measured_on}; {SHOTS} shots a base class, mean ± standard deviation of {seeds} seeds, in per cent.\n\n"
+        f"{markdown_table(HEADER, table_rows(scores))}\n\n{verdict(scores)}\n",
+    )
+    write_json(folder / "demo.json", report(task, backbone, scores))
+
+
+def report(task: DemoTask, backbone: Backbone, scores: dict[str, MethodScores]) -> dict[str, Any]:
+    """All numbers at full precision, with what they were measured on."""
+    return {
+        "format": "promptmix-demo",
+        "measured_on": task.measured_on,
+        "seeds": list(task.training),
+        "shots": SHOTS,
+        "base_classes": list(task.base),
+        "new_classes": list(task.new),
+        "backbone": backbone.name,
+        "backbone_fingerprint": backbone.fingerprint,
+        "versions": versions(),
+        "verdict": verdict(scores),
+        "methods": {
+            name: {
+                "config": METHODS[name],
+                "base": one.base,
+                "new": one.new,
+                "harmonic_mean": one.harmonic,
+                "base_by_style": one.by_style,
+                "trained_parameters": one.num_parameters,
+                "seconds": one.seconds,
+            }
+            for name, one in scores.items()
+        },
+    }
+
+
+def _save_pictures(folder: Path, pictures: Sequence[DrawnPicture]) -> None:
+    """One sub-folder a class, as people keep their pictures."""
+    for number, one in enumerate(pictures):
+        path = folder / one.class_name.replace(" ", "_") / f"{one.style}-{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture: Image.Image = one.image
+        picture.save(path)

@@ -18,6 +18,8 @@ __all__ = [
     "OutOfMemoryError",
     "PromptMixError",
     "did_you_mean",
+    "listed",
+    "printable",
 ]
 
 
@@ -73,3 +75,15 @@ def did_you_mean(value: str, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
     return f"{hint} Allowed: {', '.join(choices)}"
+
+
+def listed(names: Iterable[str], most: int = 10) -> str:
+    """Names with commas between them; of a long list the first few and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
+
+
+def printable(path: object) -> str:
+    """A path as text that any file can hold: bytes of a file's name that are not UTF-8 are written out."""
+    return str(path).encode("utf-8", "backslashreplace").decode()

@@ -18,7 +18,7 @@ from promptmix.data.records import check_class_names
 from promptmix.data.sources import list_pictures, read_folder
 from promptmix.errors import DataError, NotFittedError
 from promptmix.features.cache import FeatureCache
-from promptmix.inference.predictor import Predictor, add_classes, remove_classes
+from promptmix.inference.predictor import Predictor, add_classes, backbone_of, remove_classes
 from promptmix.model_folder import read_model, write_model
 from promptmix.training.run import LabelledPictures, RunConfig, run
 
@@ -100,7 +100,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             ConfigError: the method cannot know a class it was not trained on.
         """
         model = self._fitted().model
-        backbone = load_backbone(model.backbone_name, device=self.device)
+        backbone = backbone_of(model, device=self.device)
         added = add_classes(model, class_names, backbone)
         self._predictor = Predictor(added, backbone=backbone, cache=self._feature_cache())
         return self

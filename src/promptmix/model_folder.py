@@ -18,21 +18,31 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 import promptmix
-from promptmix.errors import CheckpointError, DataError
+from promptmix.errors import CheckpointError, DataError, did_you_mean
 from promptmix.nn.classifier import Classifier
-from promptmix.runtime import atomic_path, short_hash, tensors_checksum, write_json, write_text
+from promptmix.runtime import short_hash, tensors_checksum, write_json, write_tensors, write_text, writing
 
-__all__ = ["SavedModel", "model_path", "read_model", "refuse_overwrite", "write_classes", "write_model"]
+__all__ = [
+    "SavedModel",
+    "is_model",
+    "model_path",
+    "read_model",
+    "refuse_overwrite",
+    "remove_model",
+    "write_classes",
+    "write_model",
+]
 
 _FORMAT = "promptmix-model"
 _VERSION = 1
+_RUN_FORMAT = "promptmix-run"
+_FILES = ("config.json", "model.safetensors", "class_features.safetensors", "README.md")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,36 +70,63 @@ class SavedModel:
     training: Mapping[str, Any]
 
 
-def refuse_overwrite(folder: Path, overwrite: bool) -> None:
-    """Raise unless ``folder`` is free (missing or empty), or overwriting was asked for and it is one of ours.
+def refuse_overwrite(folder: Path, overwrite: bool, kind: Literal["model", "run"] = "model") -> None:
+    """Raise unless a model or run may be written to ``folder``: it is missing or empty, or overwriting was asked for and it holds
+    one of the same kind. What it is, its own files say; a file that only has the name of one of ours is a person's.
 
     Raises:
         DataError: there is something in the way.
     """
-    if folder.is_file():
+    if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; choose a folder to write to")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    if not there:
         return
-    ours = any((folder / name).is_file() for name in ("config.json", "run.json", "model/config.json"))
-    if not overwrite:
-        raise DataError(f"{folder} is not empty; choose another folder, or pass --overwrite{' or --resume' if ours else ''}")
+    if kind == "model" and overwrite and there.isdisjoint(_FILES):
+        return  # files of others, beside which there is room
+    ours = is_model(folder) if kind == "model" else _has_format(folder / "run.json", _RUN_FORMAT)
+    if kind == "run" and ours and there <= {"run.json", "split.json"}:
+        return  # a run that failed before it had learnt anything
     if not ours:
-        raise DataError(f"{folder} holds files that are not a model or a run; it is not overwritten, choose another folder")
+        raise DataError(f"{folder} holds files that are not a {kind}; nothing there is overwritten, choose another folder")
+    if not overwrite:
+        also = " or --resume" if kind == "run" else ""
+        raise DataError(f"{folder} is not empty; choose another folder, or pass --overwrite{also}")
+    if kind == "run":
+        refuse_overwrite(folder / "model", overwrite=True)
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder says that it is a model; it may be damaged all the same."""
+    return _has_format(folder / "config.json", _FORMAT)
+
+
+def remove_model(folder: Path) -> None:
+    """Remove the files of a model, and the folder unless other files lie in it."""
+    if is_model(folder):
+        for name in _FILES:
+            (folder / name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def write_model(folder: Path, model: SavedModel, *, overwrite: bool = False) -> None:
-    """Write a model folder whole or not at all.
+    """Write a model folder whole or not at all. A model that is overwritten leaves the files of others that lie beside its own.
 
     Raises:
         DataError: the folder is not empty and ``overwrite`` was not given, or it cannot be written.
     """
     refuse_overwrite(folder, overwrite)
+    with writing(folder):
+        _write_model(folder, model)
+
+
+def _write_model(folder: Path, model: SavedModel) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
     try:
         learnt = {name: tensor.detach().cpu().contiguous() for name, tensor in model.learnt.items()}
-        with atomic_path(staging / "model.safetensors") as temporary:
-            save_file(learnt, temporary, metadata={"format": "pt"})
+        write_tensors(staging / "model.safetensors", learnt, {"format": "pt"})
         config = {
             "format": _FORMAT,
             "format_version": _VERSION,
@@ -111,6 +148,9 @@ def write_model(folder: Path, model: SavedModel, *, overwrite: bool = False) -> 
             aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".old"))
             os.replace(folder, aside / "old")
             os.replace(staging, folder)
+            for entry in (aside / "old").iterdir():
+                if entry.name not in _FILES:
+                    os.replace(entry, folder / entry.name)
             shutil.rmtree(aside)
         else:
             os.replace(staging, folder)
@@ -124,10 +164,9 @@ def write_classes(folder: Path, model: SavedModel) -> None:
     metadata = {
         "class_names": json.dumps(list(model.class_names), ensure_ascii=False),
         "model_key": _model_key(_read_config(folder)),
-        "checksum": tensors_checksum(tensors),
     }
-    with atomic_path(folder / "class_features.safetensors") as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    metadata["checksum"] = short_hash(tensors_checksum(tensors), metadata["class_names"])
+    write_tensors(folder / "class_features.safetensors", tensors, metadata)
 
 
 def model_path(folder: Path) -> Path:
@@ -149,7 +188,7 @@ def read_model(folder: Path) -> SavedModel:
         raise CheckpointError(f"{folder / 'model.safetensors'} is damaged: its checksum does not fit; restore or train again")
     path = folder / "class_features.safetensors"
     tensors, metadata = _read_tensors(path)
-    if metadata.get("checksum") != tensors_checksum(tensors):
+    if metadata.get("checksum") != short_hash(tensors_checksum(tensors), metadata.get("class_names", "")):
         raise CheckpointError(f"{path} is damaged: its checksum does not fit; restore or train again")
     if metadata.get("model_key") != _model_key(config):
         raise CheckpointError(f"{path} belongs to another model than {folder / 'config.json'}; restore the right file")
@@ -178,7 +217,10 @@ def read_model(folder: Path) -> SavedModel:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
-        raise CheckpointError(f"{folder} is no model folder: it has no config.json")
+        if _has_format(folder / "run.json", _RUN_FORMAT):
+            raise CheckpointError(f"{folder} holds a run that has no model yet; finish it with promptmix train --resume")
+        what = "it has no config.json" if folder.is_dir() else "there is no such folder"
+        raise CheckpointError(f"{folder} is no model folder: {what}; give one that promptmix train has written")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as problem:
@@ -186,8 +228,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != _FORMAT:
         raise CheckpointError(f"{path} does not describe a promptmix model")
     if config.get("format_version") != _VERSION:
-        raise CheckpointError(f"{path} has format version {config.get('format_version')}; this promptmix reads {_VERSION}")
+        raise CheckpointError(
+            f"{path} has format version {config.get('format_version')}; this promptmix reads {_VERSION}: update it, or train again"
+        )
     wanted = {
+        "format",
+        "format_version",
+        "promptmix_version",
         "method",
         "options",
         "trained_class_names",
@@ -198,8 +245,18 @@ def _read_config(folder: Path) -> dict[str, Any]:
         "training",
     }
     for key in sorted(wanted - config.keys()):
-        raise CheckpointError(f"{path} lacks {key}")
+        raise CheckpointError(f"{path} lacks {key}; restore it or train again")
+    for key in sorted(config.keys() - wanted):
+        raise CheckpointError(f"{path} has the unknown key {key!r}{did_you_mean(key, sorted(wanted))}")
     return config
+
+
+def _has_format(path: Path, wanted: str) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        return False
+    return isinstance(content, dict) and content.get("format") == wanted
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -213,8 +270,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _model_key(config: Mapping[str, Any]) -> str:
-    bound = {key: config[key] for key in ("method", "options", "trained_class_names", "backbone", "learnt_checksum")}
-    return short_hash(json.dumps(bound, sort_keys=True, ensure_ascii=False))
+    return short_hash(json.dumps(config, sort_keys=True))
 
 
 def _card(model: SavedModel) -> str:

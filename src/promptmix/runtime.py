@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -29,10 +30,15 @@ __all__ = [
     "tensors_checksum",
     "torch_generator",
     "write_json",
+    "write_tensors",
     "write_text",
+    "writing",
 ]
 
 _DEVICES = ("auto", "cpu", "cuda", "mps")
+_CANNOT_WRITE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+)
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -119,7 +125,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         DataError: the disk is full, or the folder cannot be written.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
@@ -133,10 +139,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within the block, failures to write ``path`` that a person can do something about are told as such.
+
+    Raises:
+        DataError: the disk is full, or ``path`` or its folder cannot be written.
+    """
+    try:
+        yield
     except OSError as problem:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(f"no disk space left to write {path}; free some, or choose another folder") from problem
-        if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if problem.errno in _CANNOT_WRITE:
             raise DataError(f"cannot write {path}: {problem.strerror}; choose a folder that can be written") from problem
         raise
 
@@ -156,3 +173,19 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all; numbers keep full precision."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all; the tensors are contiguous and on the CPU."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, metadata=dict(metadata))
+        except SafetensorError as problem:
+            # The library tells what the system said only in words.
+            number = re.search(r"\(os error (\d+)\)", str(problem))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from problem

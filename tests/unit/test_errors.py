@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptmix import errors
-from promptmix.errors import PromptMixError, did_you_mean
+from promptmix.errors import PromptMixError, did_you_mean, listed, printable
 
 EXIT_CODES = {
     "PromptMixError": 1,
@@ -24,7 +24,7 @@ EXIT_CODES = {
 def test_every_error_has_its_promised_exit_code() -> None:
     classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, PromptMixError)]
     assert {kind.__name__: kind.exit_code for kind in classes} == EXIT_CODES
-    assert set(errors.__all__) == {*EXIT_CODES, "did_you_mean"}
+    assert set(errors.__all__) == {*EXIT_CODES, "did_you_mean", "listed", "printable"}
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,14 @@ def test_a_hint_only_ever_names_allowed_choices(value: str, allowed: list[str]) 
     assert hint.endswith(f" Allowed: {', '.join(allowed)}")
     if "did you mean" in hint:
         assert hint.startswith(tuple(f"; did you mean {choice!r}?" for choice in allowed))
+
+
+def test_a_long_list_is_cut_and_says_so() -> None:
+    assert listed(iter(["a", "b"])) == "a, b"
+    assert listed(map(str, range(10))) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    assert listed(map(str, range(12)), most=3) == "0, 1, 2 and 9 more"
+
+
+def test_a_name_that_is_not_utf8_is_written_out() -> None:
+    assert printable(b"caf\xe9".decode("utf-8", "surrogateescape")) == "caf\\udce9"
+    assert printable("café ☕") == "café ☕"

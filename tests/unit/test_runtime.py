@@ -25,6 +25,7 @@ from promptmix.runtime import (
     tensors_checksum,
     torch_generator,
     write_json,
+    write_tensors,
     write_text,
 )
 
@@ -181,6 +182,38 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     for path in (tmp_path / "file" / "result.json", tmp_path / "file" / "deeper" / "result.json"):
         with pytest.raises(DataError, match=r"cannot write .*result\.json: .*choose a folder that can be written"):
             write_json(path, {})
+
+
+def test_a_target_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "result.json").mkdir()
+    with pytest.raises(DataError, match=r"cannot write .*result\.json: Is a directory; choose a folder"):
+        write_json(tmp_path / "result.json", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_tensors_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors import SafetensorError
+    from safetensors import torch as safetensors_torch
+
+    path = tmp_path / "t.safetensors"
+    write_tensors(path, {"a": torch.arange(3)}, {"kind": "test"})
+    assert torch.equal(safetensors_torch.load_file(path)["a"], torch.arange(3))
+    before = path.read_bytes()
+
+    for words, kind, told in (
+        ("Error while serializing: I/O error: No space left on device (os error 28)", DataError, "no disk space left"),
+        ("Error while serializing: I/O error: Permission denied (os error 13)", DataError, "cannot write .*Permission denied"),
+        ("tensors share memory", SafetensorError, "share memory"),
+    ):
+
+        def fail(*_: object, told: str = words, **__: object) -> None:
+            raise SafetensorError(told)
+
+        monkeypatch.setattr(safetensors_torch, "save_file", fail)
+        with pytest.raises(kind, match=told):
+            write_tensors(path, {"a": torch.arange(4)}, {})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_other_failures_of_the_disk_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,5 +35,8 @@ def load_backbone(name: str = BUNDLED, *, with_text: bool = True, with_vision: b
     chosen = choose_device(device)
     folder = bundled_folder() if name == BUNDLED else Path(name)
     if not folder.is_dir():
-        raise BackboneError(f"no backbone at {name!r}; give 'bundled' or a folder with config.json and model.safetensors")
+        raise BackboneError(
+            f"there is no folder {name!r}; a backbone is 'bundled' or a folder with a CLIP (config.json, model.safetensors,"
+            " tokenizer.json), names on a hub are not looked up"
+        )
     return load_folder(folder, name, with_text=with_text, with_vision=with_vision).to(chosen)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from promptmix.backbones.registry import load_backbone
-from promptmix.inference.predictor import add_classes, remove_classes
+from promptmix.inference.predictor import add_classes, backbone_of, remove_classes
 from promptmix.model_folder import model_path, read_model, write_classes
 
 
@@ -17,7 +16,7 @@ def list_classes(folder: Path, json_output: bool) -> None:
 
 def add(folder: Path, names: list[str], backbone: str | None) -> None:
     model = read_model(folder)
-    added = add_classes(model, names, load_backbone(model.backbone_name if backbone is None else backbone))
+    added = add_classes(model, names, backbone_of(model, backbone))
     write_classes(model_path(folder), added)
     print(
         f"{len(added.class_names)} classes now, nothing was retrained: {', '.join(added.class_names[len(model.class_names) :])} added"

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import torch
 
-from promptmix.backbones.registry import load_backbone
 from promptmix.cli.output import percent, progress
 from promptmix.data.sources import read_folder
 from promptmix.evaluation.metrics import measure
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features
-from promptmix.inference.predictor import Predictor
+from promptmix.inference.predictor import Predictor, backbone_of
 from promptmix.methods.registry import build_method
 from promptmix.model_folder import read_model
 
+logger = logging.getLogger(__name__)
+
 
 def evaluate(
-    folder: Path, source: Path, backbone: str | None, skip_bad: bool, device: str, cache: bool, json_output: bool, quiet: bool
+    folder: Path, source: Path, backbone: str | None, skip_bad: bool, device: str, cache: bool, json_output: bool
 ) -> None:
     model = read_model(folder)
     pictures = read_folder(source, model.class_names)
     store = FeatureCache() if cache else None
-    loaded = load_backbone(model.backbone_name if backbone is None else backbone, device=device)
+    loaded = backbone_of(model, backbone, device=device)
     predictor = Predictor(model, backbone=loaded, cache=store)
-    with progress(quiet) as on_progress:
+    with progress() as on_progress:
         extracted = extract_features(
             predictor.backbone,
             pictures.paths,
@@ -34,18 +36,28 @@ def evaluate(
             skip_bad=skip_bad,
             on_progress=lambda done, total: on_progress("pictures", done, total, ""),
         )
+    for picture, reason in extracted.bad:
+        logger.warning("left out %s: %s", picture, reason)
     labels = torch.tensor([pictures.labels[index] for index in extracted.kept])
     features = extracted.features[:, 0]
     with torch.no_grad():
         metrics = measure(model.classifier.logits(features), labels, model.class_names)
+        if predictor.backbone is not loaded:
+            # The model has tuned its image tower; zero-shot is the tower as it was.
+            kept = [pictures.paths[index] for index in extracted.kept]
+            features = extract_features(loaded, kept, cache=store).features[:, 0]
         zero_shot = build_method("zero-shot", {}, loaded, model.class_names).classifier()
         before = measure(zero_shot.logits(features.to(loaded.device)).cpu(), labels, model.class_names)
     if json_output:
-        print(json.dumps({"measured_on": str(source), "metrics": metrics.to_json(), "zero_shot": before.to_json()}))
+        left_out = [{"path": picture, "reason": reason} for picture, reason in extracted.bad]
+        said = {"measured_on": str(source), "metrics": metrics.to_json(), "zero_shot": before.to_json(), "left_out": left_out}
+        print(json.dumps(said))
         return
     print(f"measured on {metrics.num_pictures} pictures of {source}, {metrics.num_classes} classes")
     print(f"{model.method}: {percent(metrics.accuracy)} (mean per class {percent(metrics.accuracy_per_class_mean)},", end=" ")
     print(f"calibration error {percent(metrics.expected_calibration_error)})   zero-shot: {percent(before.accuracy)}")
+    if extracted.bad:
+        print(f"note: left out {len(extracted.bad)} pictures that cannot be read")
     if metrics.accuracy < before.accuracy:
         print("note: below zero-shot on the same pictures")
     for name, share in metrics.per_class.items():

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from promptmix.backbones.registry import BUNDLED, load_backbone
-from promptmix.model_folder import read_model
+from promptmix.model_folder import is_model, model_path, read_model
 
 
 def info(what: str, json_output: bool) -> None:
     folder = Path(what)
-    is_model = (folder / "class_features.safetensors").is_file() or (folder / "model" / "config.json").is_file()
     facts: dict[str, Any]
-    if what != BUNDLED and is_model:
+    if what != BUNDLED and (is_model(model_path(folder)) or (folder / "run.json").is_file()):
         model = read_model(folder)
         facts = {
             "method": model.method,

@@ -1,4 +1,4 @@
-"""The command line: verbs, exit codes, one-line errors. Each verb's work is in its own file, imported when it is called.
+"""The command line: verbs and their options. Each verb's work is in its own file, imported when it is called.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 bad config, 4 bad or missing data, 5 backbone or model problem, 6 out of memory,
 130 interrupted (a checkpoint was written).
@@ -6,14 +6,13 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 bad config, 4 bad or missing data, 5 ba
 
 from __future__ import annotations
 
-import logging
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from promptmix.errors import PromptMixError
+import promptmix
+from promptmix.cli.guard import guarded
 
 __all__ = ["app", "run"]
 
@@ -29,13 +28,28 @@ classes_app = typer.Typer(help="List a model's classes, or change them by name; 
 app.add_typer(classes_app, name="classes")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep image features on disk (PROMPTMIX_CACHE says where).")]
 BackboneOption = Annotated[str | None, typer.Option(help="Where the model's backbone lies now, if elsewhere.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read, and say which.")]
+
+
+@app.command(epilog="Example: promptmix demo --out promptmix-demo")
+@guarded
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write tables, plots, pictures and the model to.")] = Path("promptmix-demo"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the demo that is there.")] = False,
+    cache: Cache = True,
+    json_output: Json = False,
+) -> None:
+    """Train, compare and draw on bundled parts: offline, under a minute."""
+    from promptmix.cli import demo as verb
+
+    verb.demo(out, overwrite, cache, json_output)
 
 
 @app.command(epilog="Example: promptmix train photos/ --out model --shots 16")
+@guarded
 def train(
     source: Annotated[Path, typer.Argument(help="Folder with one sub-folder of pictures a class.")],
     out: Annotated[Path, typer.Option(help="Run folder to write; the model is in its model/.")],
@@ -49,15 +63,16 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 1,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any option: method.top_k=3, recipe.rate=0.01.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run; where there is none, start one.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away the run that is there.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read.")] = False,
+    skip_bad: SkipBad = False,
     device: Device = "auto",
     cache: Cache = True,
     json_output: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Learn from a folder of pictures, measure beside zero-shot, save a model."""
+    if resume and overwrite:
+        raise typer.BadParameter("--resume goes on with a run and --overwrite throws it away; give one of them")
     from promptmix.cli import train as verb
 
     verb.train(
@@ -77,28 +92,28 @@ def train(
         device,
         cache,
         json_output,
-        quiet,
     )
 
 
 @app.command("eval", epilog="Example: promptmix eval model photos/test")
+@guarded
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model or run folder.")],
     source: Annotated[Path, typer.Argument(help="Folder with one sub-folder of pictures a class.")],
     backbone: BackboneOption = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read.")] = False,
+    skip_bad: SkipBad = False,
     device: Device = "auto",
     cache: Cache = True,
     json_output: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Measure a model on labelled pictures, beside zero-shot on the same pictures."""
     from promptmix.cli import evaluate as verb
 
-    verb.evaluate(model, source, backbone, skip_bad, device, cache, json_output, quiet)
+    verb.evaluate(model, source, backbone, skip_bad, device, cache, json_output)
 
 
 @app.command(epilog="Example: promptmix predict model new/*.jpg --csv")
+@guarded
 def predict(
     model: Annotated[Path, typer.Argument(help="Model or run folder.")],
     sources: Annotated[list[str], typer.Argument(help="Pictures, patterns or folders.")],
@@ -108,15 +123,17 @@ def predict(
     device: Device = "auto",
     cache: Cache = True,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON line a picture on stdout.")] = False,
-    quiet: Quiet = False,
 ) -> None:
     """Say what is on pictures: class, probability, and the prompts that answered."""
+    if csv_output and json_output:
+        raise typer.BadParameter("stdout is either --csv or --json; give one of them")
     from promptmix.cli import predict as verb
 
-    verb.predict(model, sources, csv_output, top, backbone, device, cache, json_output, quiet)
+    verb.predict(model, sources, csv_output, top, backbone, device, cache, json_output)
 
 
 @app.command(epilog="Example: promptmix info bundled")
+@guarded
 def info(
     what: Annotated[str, typer.Argument(help="'bundled', a backbone folder, a model folder or a run folder.")] = "bundled",
     json_output: Json = False,
@@ -128,6 +145,7 @@ def info(
 
 
 @classes_app.command("list", epilog="Example: promptmix classes list model")
+@guarded
 def classes_list(model: Annotated[Path, typer.Argument(help="Model or run folder.")], json_output: Json = False) -> None:
     """Print a model's classes, one a line."""
     from promptmix.cli import classes as verb
@@ -136,6 +154,7 @@ def classes_list(model: Annotated[Path, typer.Argument(help="Model or run folder
 
 
 @classes_app.command("add", epilog="Example: promptmix classes add model okapi quokka")
+@guarded
 def classes_add(
     model: Annotated[Path, typer.Argument(help="Model or run folder.")],
     names: Annotated[list[str], typer.Argument(help="Class names.")],
@@ -148,6 +167,7 @@ def classes_add(
 
 
 @classes_app.command("remove", epilog="Example: promptmix classes remove model okapi")
+@guarded
 def classes_remove(
     model: Annotated[Path, typer.Argument(help="Model or run folder.")],
     names: Annotated[list[str], typer.Argument(help="Class names.")],
@@ -158,31 +178,22 @@ def classes_remove(
     verb.remove(model, names)
 
 
+def _print_version(asked: bool) -> bool:
+    if asked:
+        print(f"promptmix {promptmix.__version__}")
+        raise typer.Exit
+    return asked
+
+
 @app.callback()
 def common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
 ) -> None:
-    logging.basicConfig(level=logging.WARNING, format="promptmix: %(message)s", stream=sys.stderr)
-    _settings["debug"] = debug
-
-
-_settings = {"debug": False}
+    """Adapt a frozen vision-language model to your own picture classes, by learning a mixture of prompts."""
 
 
 def run() -> None:
-    """Entry point: any error of ours becomes one line on stderr and its exit code."""
-    try:
-        app()
-    except PromptMixError as problem:
-        if _settings["debug"]:
-            raise
-        sys.stderr.write(f"promptmix: {problem}\n")
-        sys.exit(problem.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("promptmix: interrupted\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
-    except MemoryError:
-        sys.stderr.write("promptmix: out of memory; use fewer classes, experts or a smaller batch size\n")
-        sys.exit(6)
+    """Entry point of the command ``promptmix``."""
+    app(prog_name="promptmix")

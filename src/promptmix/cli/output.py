@@ -1,23 +1,25 @@
-"""What the verbs share: progress bars on stderr, and only on a terminal."""
+"""What the verbs share: progress bars on stderr, only on a terminal, and numbers as people read them."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import sys
 from collections.abc import Callable, Iterator
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 __all__ = ["percent", "progress"]
 
 
 @contextlib.contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[str, int, int, str], None]]:
-    """A callback for (stage, done, total, detail); it draws nothing when quiet or off a terminal."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+def progress() -> Iterator[Callable[[str, int, int, str], None]]:
+    """A callback for (stage, done, total, detail); it draws nothing off a terminal, nor where only errors are wanted."""
+    quiet = not logging.getLogger("promptmix").isEnabledFor(logging.WARNING)
+    if quiet or not sys.stderr.isatty():
         yield lambda stage, done, total, detail: None
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -25,7 +27,7 @@ def progress(quiet: bool) -> Iterator[Callable[[str, int, int, str], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}"),
     )
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks = {}
 
         def update(stage: str, done: int, total: int, detail: str) -> None:

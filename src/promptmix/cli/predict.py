@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from promptmix.data.sources import list_pictures
 from promptmix.errors import DataError
 from promptmix.features.cache import FeatureCache
 from promptmix.inference.predictor import Predictor
+
+logger = logging.getLogger(__name__)
 
 
 def predict(
@@ -23,11 +26,10 @@ def predict(
     device: str,
     cache: bool,
     json_output: bool,
-    quiet: bool,
 ) -> None:
     pictures = list_pictures(sources)
     predictor = Predictor.from_folder(folder, backbone=backbone, device=device, cache=FeatureCache() if cache else None)
-    with progress(quiet) as on_progress:
+    with progress() as on_progress:
         said = predictor.predict(
             pictures, top=top, skip_bad=True, on_progress=lambda done, total: on_progress("pictures", done, total, "")
         )
@@ -49,6 +51,6 @@ def predict(
         else:
             print(f"{path}: {one.class_name} {percent(one.probability)}   [{written}]")
     for picture, reason in said.bad:
-        sys.stderr.write(f"promptmix: left out {picture}: {reason}\n")
+        logger.warning("left out %s: %s", picture, reason)
     if said.bad:
         raise DataError(f"{len(said.bad)} of {len(pictures)} pictures could not be read; the others were predicted")

@@ -11,7 +11,7 @@ from promptmix.config import apply_overrides, parse_config
 from promptmix.data.records import PictureSet
 from promptmix.data.sampling import sample_shots
 from promptmix.data.sources import read_folder
-from promptmix.errors import ConfigError
+from promptmix.errors import ConfigError, InterruptedRun, listed, printable
 from promptmix.features.cache import FeatureCache
 from promptmix.training.run import LabelledPictures, RunConfig, run
 
@@ -33,7 +33,6 @@ def train(
     device: str,
     cache: bool,
     json_output: bool,
-    quiet: bool,
 ) -> None:
     values = {
         "method": method,
@@ -47,45 +46,54 @@ def train(
     renamed = [f"options.{text.removeprefix('method.')}" if text.startswith("method.") else text for text in settings]
     config = parse_config(RunConfig, apply_overrides(values, renamed), "options of train")
     if not 0 <= hold_out < 1:
-        raise ConfigError(f"--hold-out {hold_out} is not a share from 0 up to 1")
+        raise ConfigError(f"--hold-out {hold_out} is not a share; give a number from 0 to below 1, such as 0.2")
     pictures = read_folder(source)
-    training, held_out = _split(pictures, config.shots, 0.0 if test is not None else hold_out, config.seed)
+    training, held_out, short_classes = _split(pictures, config.shots, 0.0 if test is not None else hold_out, config.seed)
+    notes = []
+    if short_classes:
+        counts = listed(f"{name} ({count})" for name, count in short_classes.items())
+        notes.append(f"fewer than {config.shots} pictures, so all of them were learnt from: {counts}")
     parts = {"train": training}
     measured = None
     if test is not None:
-        measured = LabelledPictures.of(read_folder(test, pictures.class_names), f"the {test} folder")
+        measured = LabelledPictures.of(read_folder(test, pictures.class_names), f"the {printable(test)} folder")
     elif len(held_out) > 0:
-        measured = LabelledPictures.of(held_out, f"{len(held_out)} pictures of {source} that were not trained on")
+        measured = LabelledPictures.of(held_out, f"{len(held_out)} pictures of {printable(source)} that were not trained on")
         parts["test"] = held_out
-    with progress(quiet) as on_progress:
-        outcome = run(
-            config,
-            LabelledPictures.of(training, f"{len(training)} pictures of {source}"),
-            measured,
-            cache=FeatureCache() if cache else None,
-            out=out,
-            split=parts,
-            resume=resume,
-            overwrite=overwrite,
-            on_progress=on_progress,
-        )
+    try:
+        with progress() as on_progress:
+            outcome = run(
+                config,
+                LabelledPictures.of(training, f"{len(training)} pictures of {printable(source)}"),
+                measured,
+                cache=FeatureCache() if cache else None,
+                out=out,
+                split=parts,
+                notes=notes,
+                resume=resume,
+                overwrite=overwrite,
+                on_progress=on_progress,
+            )
+    except KeyboardInterrupt as problem:
+        raise InterruptedRun(f"interrupted; the same command with --resume goes on with the run in {out}") from problem
     result = outcome.result
     if json_output:
         print(json.dumps(result.model_dump(mode="json")))
         return
     print(result.data)
-    print(
-        f"{result.method}: {percent(result.metrics['accuracy'])}   zero-shot, same pictures: {percent(result.zero_shot['accuracy'])}"
-    )
+    trained, untrained = percent(result.metrics["accuracy"]), percent(result.zero_shot["accuracy"])
+    print(f"{result.method}: {trained}   zero-shot, same pictures: {untrained}")
     for note in result.notes:
         print(f"note: {note}")
     print(f"model: {out / 'model'}   next: promptmix predict {out} PICTURE ...")
 
 
-def _split(pictures: PictureSet, shots: int | None, hold_out: float, seed: int) -> tuple[PictureSet, PictureSet]:
-    """Training pictures and those left to measure on."""
+def _split(pictures: PictureSet, shots: int | None, hold_out: float, seed: int) -> tuple[PictureSet, PictureSet, dict[str, int]]:
+    """Training pictures, those left to measure on, and the classes with fewer pictures than shots, each with how many it has."""
+    short_classes: dict[str, int] = {}
     if shots is not None:
-        chosen = set(sample_shots(pictures, shots, seed).pictures.records)
+        sampled = sample_shots(pictures, shots, seed)
+        chosen, short_classes = set(sampled.pictures.records), sampled.short_classes
     else:
         chosen = set()
         for label, count in enumerate(pictures.counts()):
@@ -94,4 +102,4 @@ def _split(pictures: PictureSet, shots: int | None, hold_out: float, seed: int) 
             chosen |= set(sample_shots(only, keep, seed).pictures.records)
     inside = [place for place, record in enumerate(pictures.records) if record in chosen]
     outside = [place for place, record in enumerate(pictures.records) if record not in chosen]
-    return pictures.subset(inside), pictures.subset(outside)
+    return pictures.subset(inside), pictures.subset(outside), short_classes

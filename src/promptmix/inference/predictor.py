@@ -15,7 +15,7 @@ from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.data.images import PictureSource
 from promptmix.data.records import check_class_names
-from promptmix.errors import CheckpointError, ConfigError, did_you_mean
+from promptmix.errors import BackboneError, CheckpointError, ConfigError, did_you_mean
 from promptmix.evaluation.evaluate import Prediction, predict_features
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features
@@ -23,7 +23,7 @@ from promptmix.methods.base import Method
 from promptmix.methods.registry import build_method
 from promptmix.model_folder import SavedModel, read_model
 
-__all__ = ["PredictedPictures", "Predictor", "add_classes", "remove_classes"]
+__all__ = ["PredictedPictures", "Predictor", "add_classes", "backbone_of", "remove_classes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Predictor:
         self, model: SavedModel, *, backbone: Backbone | None = None, device: str = "auto", cache: FeatureCache | None = None
     ) -> None:
         if backbone is None:
-            backbone = load_backbone(model.backbone_name, with_text=False, device=device)
+            backbone = backbone_of(model, with_text=False, device=device)
         _check_backbone(model, backbone)
         norms = Method.tuned_norms(model.learnt)
         self.model, self._cache = model, cache
@@ -64,7 +64,7 @@ class Predictor:
     ) -> Predictor:
         """Read a model folder (or a run folder) and load its image tower; ``backbone`` says where it lies now."""
         model = read_model(folder)
-        loaded = load_backbone(model.backbone_name if backbone is None else backbone, with_text=False, device=device)
+        loaded = backbone_of(model, backbone, with_text=False, device=device)
         return Predictor(model, backbone=loaded, cache=cache)
 
     def predict(
@@ -90,6 +90,20 @@ class Predictor:
         extracted = extract_features(self.backbone, pictures, cache=self._cache)
         with torch.no_grad():
             return self.model.classifier.logits(extracted.features[:, 0])
+
+
+def backbone_of(model: SavedModel, elsewhere: str | None = None, *, with_text: bool = True, device: str = "auto") -> Backbone:
+    """The backbone a model names, or the one that lies ``elsewhere``.
+
+    Raises:
+        BackboneError: there is no such backbone (any more).
+    """
+    if elsewhere is not None:
+        return load_backbone(elsewhere, with_text=with_text, device=device)
+    try:
+        return load_backbone(model.backbone_name, with_text=with_text, device=device)
+    except BackboneError as problem:
+        raise BackboneError(f"{problem}; the model was trained on it, so say with --backbone where it lies now") from problem
 
 
 def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbone) -> SavedModel:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from promptmix.backbones.base import Backbone
 from promptmix.config import StrictModel, parse_config
-from promptmix.errors import CheckpointError, ConfigError
+from promptmix.errors import CheckpointError, ConfigError, did_you_mean
 from promptmix.nn.classifier import Classifier
 from promptmix.structs import Batch, StepOutput
 
@@ -91,8 +91,9 @@ class Method(nn.Module):
         given = dict(options)
         preset = given.pop("preset", None)
         if preset is not None:
-            if preset not in cls.presets:
-                raise ConfigError(f"method {cls.name} has no preset {preset!r}; it has: {', '.join(cls.presets) or 'none'}")
+            if not isinstance(preset, str) or preset not in cls.presets:
+                hint = did_you_mean(str(preset), cls.presets) if cls.presets else "; it has none"
+                raise ConfigError(f"method {cls.name} has no preset {preset!r}{hint}")
             given = {**cls.presets[preset], **given}
         return parse_config(cls.config_class, given, f"options of method {cls.name}")
 

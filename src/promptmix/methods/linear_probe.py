@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ __all__ = ["LinearProbe", "LinearProbeConfig"]
 class LinearProbeConfig(MethodConfig):
     """Options of the linear probe."""
 
-    strengths: tuple[float, ...] = Field(
+    strengths: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         default=(0.1, 1.0, 10.0, 100.0),
         min_length=1,
         description="inverse strengths of the penalty to choose from, by cross-validation on the training shots alone",

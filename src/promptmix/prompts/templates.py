@@ -121,7 +121,10 @@ def load_bank(name: str) -> tuple[TemplateGroup, ...]:
         path = Path(name)
         if not path.is_file():
             raise ConfigError(f"no template file at {path}")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as problem:
+            raise ConfigError(f"template file {path} cannot be read as text: {' '.join(str(problem).split())}") from problem
     else:
         if name not in bank_names():
             raise ConfigError(f"no template bank is called {name!r}{did_you_mean(name, bank_names())}, or a path to a .yaml file")
@@ -132,4 +135,7 @@ def load_bank(name: str) -> tuple[TemplateGroup, ...]:
         raise ConfigError(f"template bank {name} is not YAML: {' '.join(str(problem).split())}") from problem
     if not isinstance(content, dict) or not isinstance(content.get("groups"), list):
         raise ConfigError(f"template bank {name} needs a key 'groups' with a list of lists of templates")
+    for group in content["groups"]:
+        if not isinstance(group, str) and not (isinstance(group, list) and all(isinstance(text, str) for text in group)):
+            raise ConfigError(f"template bank {name}: a group is a list of texts such as 'a photo of a {{}}.', not {group!r}")
     return parse_groups(content["groups"])

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from promptmix.errors import CheckpointError
-from promptmix.runtime import atomic_path, tensors_checksum
+from promptmix.runtime import short_hash, tensors_checksum, write_tensors
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
@@ -48,9 +47,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint whole or not at all."""
     fields = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__ if name != "tensors"}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    metadata = {"format": _FORMAT, "state": json.dumps(fields), "checksum": tensors_checksum(tensors)}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    state = json.dumps(fields)
+    write_tensors(path, tensors, {"format": _FORMAT, "state": state, "checksum": short_hash(state, tensors_checksum(tensors))})
 
 
 def read_checkpoint(path: Path, run_key: str) -> Checkpoint:
@@ -68,7 +66,7 @@ def read_checkpoint(path: Path, run_key: str) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} is damaged ({problem}); {start_again}") from problem
     if metadata.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this version; {start_again}")
-    if metadata.get("checksum") != tensors_checksum(tensors):
+    if metadata.get("checksum") != short_hash(metadata.get("state", ""), tensors_checksum(tensors)):
         raise CheckpointError(f"checkpoint {path} is damaged (its checksum does not fit); {start_again}")
     checkpoint = Checkpoint(tensors=tensors, **json.loads(metadata["state"]))
     if checkpoint.run_key != run_key:

@@ -19,7 +19,7 @@ from torch import Tensor
 from promptmix.errors import ConfigError, InterruptedRun
 from promptmix.methods.base import Method, Recipe
 from promptmix.nn.losses import accuracy
-from promptmix.runtime import keep_freed_memory, write_text
+from promptmix.runtime import keep_freed_memory, write_text, writing
 from promptmix.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from promptmix.training.feeds import Feed, num_steps
 from promptmix.training.optim import build_optimizer, rate_at, set_rates
@@ -217,5 +217,5 @@ def _epoch_of(line: str) -> int:
 
 
 def _append_line(path: Path, line: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from promptmix.data.images import PictureSource, content_key
 from promptmix.data.records import PictureSet
 from promptmix.data.splits import split_hash, write_split
 from promptmix.data.transforms import Augmentation
-from promptmix.errors import CheckpointError, DataError
+from promptmix.errors import CheckpointError, DataError, listed, printable
 from promptmix.evaluation.evaluate import Prediction, predict_features
 from promptmix.evaluation.metrics import Metrics, measure
 from promptmix.evaluation.results import RunResult, peak_memory_bytes, read_result, versions, write_result
@@ -31,8 +30,8 @@ from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features
 from promptmix.methods.base import Recipe
 from promptmix.methods.registry import build_method, method_class
-from promptmix.model_folder import SavedModel, read_model, refuse_overwrite, write_model
-from promptmix.runtime import atomic_path, short_hash, write_json
+from promptmix.model_folder import SavedModel, read_model, refuse_overwrite, remove_model, write_model
+from promptmix.runtime import atomic_path, short_hash, write_json, writing
 from promptmix.training.feeds import CachedFeed, Feed, LiveFeed
 from promptmix.training.loop import StepReport, train
 
@@ -103,6 +102,7 @@ def run(
     cache: FeatureCache | None = None,
     out: Path | None = None,
     split: dict[str, PictureSet] | None = None,
+    notes: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
     on_progress: Progress = lambda stage, done, total, detail: None,
@@ -115,8 +115,9 @@ def run(
         backbone: loaded already; else the config's is loaded.
         out: run folder to write: config, split, log, checkpoint, result, predictions, and the model in ``model/``.
         split: the parts by name, to be written with hashes into the run folder.
-        resume: go on from the checkpoint in ``out``; a finished run is read, not repeated.
-        overwrite: throw away a run that is there.
+        notes: what must stand beside the numbers of this run.
+        resume: go on from the checkpoint in ``out``; a finished run is read, not repeated; where there is none, one starts.
+        overwrite: throw away a run that is there, and nothing else.
 
     Raises:
         ConfigError, DataError, BackboneError, CheckpointError: see the message.
@@ -127,20 +128,20 @@ def run(
     kind = method_class(config.method)
     kind.parse_options(config.options)  # problems come before any work
     recipe = parse_config(Recipe, {**kind.default_recipe(config.shots).model_dump(), **config.recipe}, "recipe")
-    if out is not None and not resume:
-        refuse_overwrite(out, overwrite)
+    if out is not None and not (resume and (out / "run.json").is_file()):
+        refuse_overwrite(out, overwrite, "run")
     backbone = backbone if backbone is not None else load_backbone(config.backbone, device=config.device)
     method = build_method(config.method, config.options, backbone, training.class_names, config.seed, more_class_names)
     method.to(backbone.device)
     run_key = _run_key(config, recipe, backbone, training)
     if out is not None:
-        finished = _open_run_folder(out, run_key, config, recipe, resume, overwrite)
+        finished = _open_run_folder(out, run_key, config, recipe, resume)
         if finished is not None:
             return finished
-        if split is not None:
-            write_split(out / "split.json", split)
 
-    # Image features: each picture once, from the cache where it was seen before.
+    # Image features: each picture once, from the cache where it was seen before. Those of the test pictures are made now too: what
+    # is wrong with one should not wait for the end of the training.
+    measured = training if test is None else test
     labels = torch.tensor(list(training.labels), device=backbone.device)
     augmentation = config.augmentation if kind.learns == "by gradient" and not method.tunes_image_tower else None
     begun = time.monotonic()
@@ -155,9 +156,29 @@ def run(
     )
     features, labels = extracted.features.to(backbone.device), labels[list(extracted.kept)]
     _check_classes(labels, training)
-    for picture, reason in extracted.bad:
+    tested = extract_features(
+        backbone,
+        measured.pictures,
+        cache=cache,
+        skip_bad=config.skip_bad,
+        on_progress=lambda done, total: on_progress("test pictures", done, total, ""),
+    )
+    test_features = tested.features[:, 0].to(backbone.device)
+    test_labels = torch.tensor([measured.labels[index] for index in tested.kept])
+    shown = [measured.pictures[index] for index in tested.kept]
+    bad = extracted.bad if test is None else (*extracted.bad, *tested.bad)
+    for picture, reason in bad:
         logger.warning("left out %s: %s", picture, reason)
+    hash_of_split = None
+    if split is not None:
+        left_out = {name for name, _ in bad}
+        used = {
+            name: part.subset([place for place, path in enumerate(part.paths) if str(path) not in left_out])
+            for name, part in split.items()
+        }
+        hash_of_split = split_hash(used) if out is None else write_split(out / "split.json", used)
     seconds["features"] = time.monotonic() - begun
+    logger.info("features of %d pictures: %.1f s", len(extracted.kept) + len(tested.kept), seconds["features"])
 
     # Learning.
     begun = time.monotonic()
@@ -183,35 +204,31 @@ def run(
     elif kind.learns == "in closed form":
         method.fit_features(features[:, 0].cpu(), labels.cpu(), config.seed)
     seconds["training"] = time.monotonic() - begun
+    logger.info("training of %d parameters: %.1f s", method.num_learnt_parameters, seconds["training"])
 
     # Measuring, beside zero-shot on the same pictures.
     begun = time.monotonic()
-    measured = training if test is None else test
-    notes = list(method.notes())
-    if test is None:
-        notes.append("measured on the training pictures themselves, so the accuracy says little about new ones")
-    tested = extract_features(
-        method.backbone,
-        measured.pictures,
-        cache=cache,
-        skip_bad=config.skip_bad,
-        on_progress=lambda done, total: on_progress("test pictures", done, total, ""),
-    )
-    for picture, reason in tested.bad:
-        logger.warning("left out %s: %s", picture, reason)
-    test_features = tested.features[:, 0].to(backbone.device)
-    test_labels = torch.tensor([measured.labels[index] for index in tested.kept])
     with torch.no_grad():
+        untrained = build_method("zero-shot", {}, backbone, training.class_names).classifier()
+        zero_shot = measure(untrained.logits(test_features).cpu(), test_labels, training.class_names)
+        if method.tunes_image_tower:
+            test_features = extract_features(method.backbone, shown, cache=cache).features[:, 0].to(backbone.device)
         classifier = method.classifier()
         metrics = measure(classifier.logits(test_features).cpu(), test_labels, training.class_names)
-        zero_shot = _zero_shot(
-            backbone, training.class_names, measured, tested.kept, test_features, method.tunes_image_tower, cache
-        )
     seconds["evaluation"] = time.monotonic() - begun
     seconds["all"] = time.monotonic() - started
+    logger.info("measuring: %.1f s", seconds["evaluation"])
     worse = metrics.accuracy < zero_shot.accuracy
+    all_notes = [*notes, *method.notes()]
+    if bad:
+        all_notes.append(f"left out {len(bad)} pictures that cannot be read: {listed(printable(name) for name, _ in bad)}")
+    if test is None:
+        all_notes.append("measured on the training pictures themselves, so the accuracy says little about new ones")
+    unmeasured = [name for name, share in metrics.per_class.items() if share is None]
+    if unmeasured:
+        all_notes.append(f"no picture was there to measure these classes on: {listed(unmeasured)}")
     if worse:
-        notes.append("below zero-shot on the same pictures: do not use this model as it stands")
+        all_notes.append("below zero-shot on the same pictures: do not use this model as it stands")
 
     result = RunResult(
         method=config.method,
@@ -219,7 +236,7 @@ def run(
         backbone_fingerprint=backbone.fingerprint,
         config={**config.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json"), "options": method.saved_options()},
         data=f"trained on {training.description}; measured on {measured.description}",
-        split_hash=None if split is None else split_hash(split),
+        split_hash=hash_of_split,
         seed=config.seed,
         shots=config.shots,
         num_trained_parameters=method.num_learnt_parameters,
@@ -230,7 +247,7 @@ def run(
         metrics=metrics.to_json(),
         zero_shot=zero_shot.to_json(),
         worse_than_zero_shot=worse,
-        notes=notes,
+        notes=all_notes,
     )
     model = SavedModel(
         method=kind.name,
@@ -252,12 +269,11 @@ def run(
             "recipe": recipe.model_dump(mode="json"),
             "metrics": _headline(metrics),
             "zero_shot": _headline(zero_shot),
-            "notes": notes,
+            "notes": all_notes,
         },
     )
     if out is not None:
         predictions = predict_features(classifier, training.class_names, method.expert_names, test_features, top=1)
-        shown = [measured.pictures[index] for index in tested.kept]
         _write_predictions(out / "predictions.csv", shown, test_labels, training.class_names, predictions)
         write_model(out / "model", model, overwrite=True)
         write_result(out / "result.json", result)
@@ -267,7 +283,7 @@ def run(
 
 def _run_key(config: RunConfig, recipe: Recipe, backbone: Backbone, training: LabelledPictures) -> str:
     """Hash of all that the trained parameters depend on."""
-    wanted = config.model_dump(mode="json", exclude={"device", "backbone"})
+    wanted = config.model_dump(mode="json", exclude={"device", "backbone", "skip_bad"})
     parts = [json.dumps(wanted, sort_keys=True), recipe.model_dump_json(), backbone.fingerprint, *training.class_names]
     for picture, label in zip(training.pictures, training.labels, strict=True):
         try:
@@ -277,27 +293,29 @@ def _run_key(config: RunConfig, recipe: Recipe, backbone: Backbone, training: La
     return short_hash(*parts)
 
 
-def _open_run_folder(out: Path, run_key: str, config: RunConfig, recipe: Recipe, resume: bool, overwrite: bool) -> Outcome | None:
-    """Make the run folder ready; a finished run of the same key is returned when resuming."""
+def _open_run_folder(out: Path, run_key: str, config: RunConfig, recipe: Recipe, resume: bool) -> Outcome | None:
+    """Make the run folder ready; a finished run of the same key is returned when resuming. A run that is in the way goes."""
     marker = out / "run.json"
     if resume and marker.is_file():
         try:
             there = json.loads(marker.read_text(encoding="utf-8"))["run_key"]
         except (ValueError, KeyError, TypeError) as problem:
-            raise CheckpointError(f"{marker} is damaged; pass --overwrite to start again") from problem
+            raise CheckpointError(f"{marker} is damaged or not of a run; choose another folder, or remove it") from problem
         if there != run_key:
             raise CheckpointError(
                 f"{out} holds a run with other options, pictures or backbone; choose another folder, or pass --overwrite"
             )
         if (out / "result.json").is_file():
-            return Outcome(model=read_model(out / "model"), result=read_result(out / "result.json"))
+            finished = Outcome(model=read_model(out / "model"), result=read_result(out / "result.json"))
+            logger.warning("the run in %s was finished before; its result is shown again", out)
+            return finished
         return None
     if resume:
-        refuse_overwrite(out, overwrite)
-    if overwrite:
+        logger.warning("there is no run to resume in %s; a new one starts", out)
+    with writing(out):
         for name in ("run.json", "split.json", "log.jsonl", "checkpoint.safetensors", "predictions.csv", "result.json"):
             (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / "model", ignore_errors=True)
+        remove_model(out / "model")
     write_json(
         marker,
         {
@@ -321,24 +339,6 @@ def _check_classes(labels: Tensor, training: LabelledPictures) -> None:
         )
 
 
-def _zero_shot(
-    backbone: Backbone,
-    class_names: tuple[str, ...],
-    measured: LabelledPictures,
-    kept: Sequence[int],
-    features: Tensor,
-    tower_was_tuned: bool,
-    cache: FeatureCache | None,
-) -> Metrics:
-    """Zero-shot with "a photo of a {}." on the same pictures, with the image tower as it was before any tuning."""
-    if tower_was_tuned:
-        untouched = extract_features(backbone, [measured.pictures[index] for index in kept], cache=cache)
-        features = untouched.features[:, 0].to(backbone.device)
-    classifier = build_method("zero-shot", {}, backbone, class_names).classifier()
-    labels = torch.tensor([measured.labels[index] for index in kept])
-    return measure(classifier.logits(features).cpu(), labels, class_names)
-
-
 def _headline(metrics: Metrics) -> dict[str, Any]:
     """The numbers of a model card, without the tables by class."""
     return {name: value for name, value in metrics.to_json().items() if name not in ("per_class", "confusion")}
@@ -355,7 +355,7 @@ def _write_predictions(
         writer = csv.writer(file)
         writer.writerow(["path", "label", "prediction", "probability", "margin", "experts"])
         for number, (picture, label, prediction) in enumerate(zip(pictures, labels.tolist(), predictions, strict=True)):
-            where = str(picture) if isinstance(picture, (str, Path)) else f"picture {number}"
+            where = printable(picture) if isinstance(picture, (str, Path)) else f"picture {number}"
             experts = "; ".join(f"{name} {weight:.4f}" for name, weight in prediction.experts)
             row = [
                 where,
