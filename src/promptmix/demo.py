@@ -50,12 +50,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "zero-shot": {"method": "zero-shot"},
     "zero-shot ensemble": {"method": "ensemble", "options": {"bank": "styles"}},
     "linear probe": {"method": "linear-probe"},
-    "CoOp": {"method": "coop", "options": {"preset": "base-to-new"}, "recipe": {"epochs": 30, "rate": 0.02}, **_PLAIN},
-    "mixture of prompts": {"method": "mocoop", "options": {"bank": "styles"}, "recipe": {"epochs": 20}, **_PLAIN},
+    "CoOp": {"method": "coop", "options": {"preset": "base-to-new"}, "recipe": {"epochs": 50, "rate": 0.02}, **_PLAIN},
+    "mixture of prompts": {"method": "mocoop", "options": {"bank": "styles"}, "recipe": {"epochs": 20, "rate": 0.1}, **_PLAIN},
     "mixture, image side": {
         "method": "mocoop",
         "options": {"bank": "styles", "preset": "image_side"},
-        "recipe": {"epochs": 20},
+        "recipe": {"epochs": 20, "rate": 0.032},
         **_PLAIN,
     },
 }

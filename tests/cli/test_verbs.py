@@ -85,3 +85,24 @@ def test_help_is_there_and_imports_no_torch() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert all(verb in done.stdout for verb in ("train", "eval", "predict", "info", "classes"))
+
+
+def test_a_config_file_is_read_and_options_go_over_it(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("method: coop\nseed: 7\nrecipe: {epochs: 2, rate: 0.01}\noptions: {context_tokens: 2}\n")
+    done = promptmix(
+        "train",
+        photos,
+        "--out",
+        tmp_path / "m",
+        "--config",
+        tmp_path / "my.yaml",
+        "--epochs",
+        "1",
+        "--set",
+        "method.context_tokens=3",
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    config = json.loads(done.stdout)["config"]
+    assert (config["method"], config["seed"]) == ("coop", 7)
+    assert (config["recipe"]["epochs"], config["recipe"]["rate"], config["options"]["context_tokens"]) == (1, 0.01, 3)

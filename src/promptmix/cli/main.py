@@ -56,17 +56,20 @@ def train(
     test: Annotated[
         Path | None, typer.Option(help="Folder of test pictures; without it some training pictures are held out.")
     ] = None,
-    method: Annotated[str, typer.Option(help="mocoop, coop, linear-probe, zero-shot or ensemble.")] = "mocoop",
-    backbone: Annotated[str, typer.Option(help="'bundled' (pictograms, not photographs) or a folder with a CLIP.")] = "bundled",
+    config: Annotated[Path | None, typer.Option(help="YAML file with method, options and recipe; see recipes/.")] = None,
+    method: Annotated[str | None, typer.Option(help="mocoop (the default), coop, linear-probe, zero-shot or ensemble.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="'bundled' (the default: pictograms, not photographs) or a folder with a CLIP.")
+    ] = None,
     shots: Annotated[int | None, typer.Option(help="Pictures of each class to learn from; the rest is measured on.")] = None,
     hold_out: Annotated[float, typer.Option(help="Share held out to measure on, without --shots and --test.")] = 0.2,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random choice; 1 unless told otherwise.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any option: method.top_k=3, recipe.rate=0.01.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run; where there is none, start one.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away the run that is there.")] = False,
     skip_bad: SkipBad = False,
-    device: Device = "auto",
+    device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or mps.")] = None,
     cache: Cache = True,
     json_output: Json = False,
 ) -> None:
@@ -79,6 +82,7 @@ def train(
         source,
         out,
         test,
+        config,
         method,
         backbone,
         shots,

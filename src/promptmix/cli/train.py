@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from promptmix.cli.output import percent, progress
-from promptmix.config import apply_overrides, parse_config
+from promptmix.config import apply_overrides, parse_config, read_yaml
 from promptmix.data.records import PictureSet
 from promptmix.data.sampling import sample_shots
 from promptmix.data.sources import read_folder
@@ -20,31 +20,35 @@ def train(
     source: Path,
     out: Path,
     test: Path | None,
-    method: str,
-    backbone: str,
+    config_file: Path | None,
+    method: str | None,
+    backbone: str | None,
     shots: int | None,
     hold_out: float,
-    seed: int,
+    seed: int | None,
     epochs: int | None,
     settings: list[str],
     resume: bool,
     overwrite: bool,
     skip_bad: bool,
-    device: str,
+    device: str | None,
     cache: bool,
     json_output: bool,
 ) -> None:
-    values = {
+    # The file first, over it the options that were given, over them --set.
+    given = {
         "method": method,
         "backbone": backbone,
         "device": device,
         "shots": shots,
         "seed": seed,
-        "skip_bad": skip_bad,
-        "recipe": {} if epochs is None else {"epochs": epochs},
+        "skip_bad": skip_bad or None,
+        "recipe.epochs": epochs,
     }
-    renamed = [f"options.{text.removeprefix('method.')}" if text.startswith("method.") else text for text in settings]
-    config = parse_config(RunConfig, apply_overrides(values, renamed), "options of train")
+    values = {} if config_file is None else read_yaml(config_file)
+    overrides = [f"{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
+    overrides += [f"options.{text.removeprefix('method.')}" if text.startswith("method.") else text for text in settings]
+    config = parse_config(RunConfig, apply_overrides(values, overrides), "options of train")
     if not 0 <= hold_out < 1:
         raise ConfigError(f"--hold-out {hold_out} is not a share; give a number from 0 to below 1, such as 0.2")
     pictures = read_folder(source)
