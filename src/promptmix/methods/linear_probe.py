@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from torch import Tensor
@@ -20,6 +23,8 @@ from promptmix.nn.classifier import Classifier
 from promptmix.runtime import derive_seed
 
 __all__ = ["LinearProbe", "LinearProbeConfig"]
+
+logger = logging.getLogger(__name__)
 
 
 class LinearProbeConfig(MethodConfig):
@@ -66,14 +71,21 @@ class LinearProbe(Method):
         present, counts = np.unique(target, return_counts=True)
         folds = min(3, int(counts.min()))
         probe = LogisticRegression(max_iter=self._config.max_iterations, tol=1e-3)
-        if folds < 2 or len(self._config.strengths) == 1:
-            # One picture of some class: nothing can be left out, so the middle of the list has to do.
-            probe.set_params(C=sorted(self._config.strengths)[len(self._config.strengths) // 2])
-            probe.fit(table, target)
-        else:
-            splitter = StratifiedKFold(folds, shuffle=True, random_state=derive_seed(seed, "probe folds") % 2**32)
-            search = GridSearchCV(probe, {"C": list(self._config.strengths)}, cv=splitter, scoring="accuracy")
-            probe = search.fit(table, target).best_estimator_
+        with warnings.catch_warnings():
+            # Candidates of the search may stop short; whether the probe that was chosen did is asked below.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            if folds < 2 or len(self._config.strengths) == 1:
+                # One picture of some class: nothing can be left out, so the middle of the list has to do.
+                probe.set_params(C=sorted(self._config.strengths)[len(self._config.strengths) // 2])
+                probe.fit(table, target)
+            else:
+                splitter = StratifiedKFold(folds, shuffle=True, random_state=derive_seed(seed, "probe folds") % 2**32)
+                search = GridSearchCV(probe, {"C": list(self._config.strengths)}, cv=splitter, scoring="accuracy")
+                probe = search.fit(table, target).best_estimator_
+        if probe.n_iter_.max() >= self._config.max_iterations:
+            logger.warning(
+                "the linear probe had not converged after %d iterations; raise method.max_iterations", self._config.max_iterations
+            )
         weight, bias = torch.from_numpy(probe.coef_).float(), torch.from_numpy(probe.intercept_).float()
         if len(present) == 2:
             # scikit-learn gives two classes one row; as two rows of opposite halves the softmax is the same.

@@ -1,0 +1,200 @@
+"""What every method in the table must do, whatever it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from promptmix.backbones.base import Backbone
+from promptmix.backbones.registry import load_backbone
+from promptmix.errors import CheckpointError, ConfigError
+from promptmix.inference.predictor import add_classes
+from promptmix.methods.base import Method, Recipe
+from promptmix.methods.registry import METHODS, build_method, method_class
+from promptmix.model_folder import SavedModel, read_model, write_model
+from promptmix.runtime import torch_generator
+from promptmix.structs import Batch
+from promptmix.training.feeds import CachedFeed
+from promptmix.training.loop import train
+
+CLASSES = ("anchor", "cat", "snowflake", "umbrella")
+PICTURES = 24
+EVERY = pytest.mark.parametrize("name", METHODS)
+LEARNING = pytest.mark.parametrize("name", [name for name in METHODS if method_class(name).learns != "nothing"])
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load_backbone("bundled", device="cpu")
+
+
+def table(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Features with something to learn: a random direction for each class, and noise."""
+    generator = torch_generator(seed, "contract features")
+    labels = torch.arange(PICTURES) % len(CLASSES)
+    centres = torch.randn(len(CLASSES), 128, generator=generator)
+    return functional.normalize(centres[labels] + 0.5 * torch.randn(PICTURES, 128, generator=generator), dim=-1), labels
+
+
+def fitted(
+    name: str,
+    backbone: Backbone,
+    seed: int = 1,
+    classes: tuple[str, ...] = CLASSES,
+    labels: Tensor | None = None,
+    epochs: int = 2,
+) -> Method:
+    method = build_method(name, {}, backbone, classes, seed)
+    features, own_labels = table()
+    labels = own_labels if labels is None else labels
+    if method.learns == "by gradient":
+        train(
+            method, Recipe(epochs=epochs, rate=0.05, batch_size=8, warmup_epochs=0), CachedFeed(features[:, None], labels, seed)
+        )
+    elif method.learns == "in closed form":
+        method.fit_features(features, labels, seed)
+    return method
+
+
+def logits_of(method: Method) -> Tensor:
+    return method.classifier().logits(table(1)[0])
+
+
+def saved(method: Method, backbone: Backbone) -> SavedModel:
+    return SavedModel(
+        method=method.name,
+        options=method.saved_options(),
+        class_names=method.class_names,
+        trained_class_names=method.class_names,
+        more_class_names=(),
+        backbone_name=backbone.name,
+        backbone_fingerprint=backbone.fingerprint,
+        expert_names=method.expert_names,
+        classifier=method.classifier(),
+        learnt=method.learnt_state(),
+        training={},
+    )
+
+
+@EVERY
+def test_saved_options_make_the_same_method_again(name: str, backbone: Backbone) -> None:
+    first = fitted(name, backbone)
+    again = build_method(name, first.saved_options(), backbone, CLASSES)
+    again.load_learnt_state(first.learnt_state())
+    assert again.saved_options() == first.saved_options()
+    assert torch.equal(logits_of(again), logits_of(first))
+
+
+@EVERY
+def test_an_unknown_option_is_refused_with_the_nearest(name: str) -> None:
+    known = next(iter(method_class(name).config_class.model_fields))
+    with pytest.raises(ConfigError, match=f"did you mean '{known}'"):
+        method_class(name).parse_options({known + "x": 1})
+
+
+@EVERY
+def test_one_class_is_nothing_to_tell_apart(name: str, backbone: Backbone) -> None:
+    with pytest.raises(ConfigError, match="at least two"):
+        build_method(name, {}, backbone, ["cat"])
+
+
+@EVERY
+def test_training_leaves_the_backbone_alone(name: str, backbone: Backbone) -> None:
+    towers = {"text": backbone.text, "vision": backbone.vision}
+    before = {
+        f"{part}.{key}": value.clone() for part, tower in towers.items() if tower for key, value in tower.state_dict().items()
+    }
+    method = fitted(name, backbone)
+    for part, tower in towers.items():
+        assert tower is not None
+        for key, parameter in tower.named_parameters():
+            assert not parameter.requires_grad, key
+            assert parameter.grad is None, key
+        for key, value in tower.state_dict().items():
+            assert torch.equal(value, before[f"{part}.{key}"]), key
+    assert all(parameter.requires_grad for parameter in method.parameters())
+    assert method.num_learnt_parameters == sum(value.numel() for value in method.learnt_state().values())
+    assert (method.num_learnt_parameters == 0) == (method.learns == "nothing")
+
+
+@LEARNING
+def test_learning_changes_every_parameter(name: str, backbone: Backbone) -> None:
+    untrained, trained = build_method(name, {}, backbone, CLASSES, 1).learnt_state(), fitted(name, backbone).learnt_state()
+    assert [key for key in trained if torch.equal(trained[key], untrained[key])] == []
+
+
+@LEARNING
+def test_loading_is_strict(name: str, backbone: Backbone) -> None:
+    method = fitted(name, backbone)
+    state = method.learnt_state()
+    first = next(iter(state))
+    with pytest.raises(CheckpointError, match=f"lack {first}"):
+        method.load_learnt_state({key: value for key, value in state.items() if key != first})
+    with pytest.raises(CheckpointError, match="surprise"):
+        method.load_learnt_state({**state, "surprise": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=rf"{first} is \(7, 7, 7\)"):
+        method.load_learnt_state({**state, first: torch.zeros(7, 7, 7)})
+
+
+@EVERY
+def test_a_saved_model_gives_the_same_logits_to_the_bit(name: str, backbone: Backbone, tmp_path: Path) -> None:
+    method = fitted(name, backbone)
+    write_model(tmp_path / "model", saved(method, backbone))
+    assert torch.equal(read_model(tmp_path / "model").classifier.logits(table(1)[0]), logits_of(method))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if method_class(name).learns == "by gradient"])
+def test_the_classifier_says_what_training_saw(name: str, backbone: Backbone) -> None:
+    method = fitted(name, backbone)
+    features, labels = table()
+    output = method.training_step(Batch(image_features=features, labels=labels))
+    torch.testing.assert_close(method.classifier().logits(features), output.logits.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(output.loss, torch.stack(list(output.terms.values())).sum())
+
+
+@EVERY
+def test_a_seed_says_it_all(name: str, backbone: Backbone) -> None:
+    assert torch.equal(logits_of(fitted(name, backbone, seed=0)), logits_of(fitted(name, backbone, seed=0)))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if method_class(name).learns == "by gradient"])
+def test_another_seed_is_another_run(name: str, backbone: Backbone) -> None:
+    assert not torch.equal(logits_of(fitted(name, backbone, seed=0)), logits_of(fitted(name, backbone, seed=1)))
+
+
+@EVERY
+def test_global_randomness_is_left_alone(name: str, backbone: Backbone) -> None:
+    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002  # what is checked
+    fitted(name, backbone)
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
+
+
+@EVERY
+def test_the_order_of_the_classes_means_nothing(name: str, backbone: Backbone) -> None:
+    order = [2, 0, 3, 1]
+    place = torch.tensor([order.index(label) for label in range(4)])
+    turned = fitted(name, backbone, classes=tuple(CLASSES[one] for one in order), labels=place[table()[1]], epochs=1)
+    # The same sums in another order: equal up to rounding, which training carries along.
+    torch.testing.assert_close(logits_of(turned), logits_of(fitted(name, backbone, epochs=1))[:, order], rtol=1e-2, atol=1e-2)
+
+
+@EVERY
+def test_classes_are_added_without_a_change_to_the_others_or_refused_with_a_reason(name: str, backbone: Backbone) -> None:
+    model = saved(fitted(name, backbone), backbone)
+    features = table(1)[0]
+    if name == "linear-probe":
+        with pytest.raises(ConfigError, match="pictures of"):
+            add_classes(model, ["skull"], backbone)
+        return
+    added = add_classes(model, ["skull", "heart"], backbone)
+    logits = added.classifier.logits(features)
+    torch.testing.assert_close(logits[:, :4], model.classifier.logits(features), rtol=1e-5, atol=1e-5)
+    # A class is what its name says, whichever classes it is added with.
+    alone = add_classes(model, ["heart"], backbone).classifier.logits(features)
+    torch.testing.assert_close(logits[:, 5], alone[:, 4], rtol=1e-4, atol=1e-4)

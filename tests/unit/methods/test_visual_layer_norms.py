@@ -1,0 +1,117 @@
+"""Tuning the image tower's layer norms, as the published mixture does: whole runs with a small random vision transformer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from promptmix.backbones.base import Backbone
+from promptmix.backbones.configs import BackboneConfig
+from promptmix.backbones.registry import bundled_folder, load_backbone
+from promptmix.backbones.text_tower import TextTower
+from promptmix.backbones.vision_transformer import VisionTransformer
+from promptmix.backbones.weights import save_folder
+from promptmix.data.pictograms import draw_set
+from promptmix.errors import InterruptedRun
+from promptmix.inference.predictor import Predictor
+from promptmix.training.run import LabelledPictures, Outcome, RunConfig, run
+
+CLASSES = ("anchor", "cat", "skull")
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    folder = tmp_path_factory.mktemp("backbone")
+    raw = json.loads((bundled_folder() / "config.json").read_text())
+    raw = {key: value for key, value in raw.items() if not key.startswith("format")}
+    raw["vision"] = {
+        "kind": "vision_transformer", "image_size": 64, "patch_size": 16, "width": 32, "layers": 2, "heads": 2, "mlp_width": 64,
+        "activation": "quick_gelu", "layer_norm_epsilon": 1e-5,
+    }  # fmt: skip
+    config = BackboneConfig.model_validate_json(json.dumps(raw))
+    assert config.vision.kind == "vision_transformer"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        text, vision = TextTower(config.text, config.embedding_width), VisionTransformer(config.vision, config.embedding_width)
+        for parameter in vision.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    towers: dict[str, torch.nn.Module] = {"text": text, "vision": vision}
+    tokenizer = (bundled_folder() / "tokenizer.json").read_text(encoding="utf-8")
+    save_folder(folder, config, towers, torch.tensor(3.0), tokenizer)
+    return load_backbone(str(folder), device="cpu")
+
+
+def pictures(seed: int) -> LabelledPictures:
+    drawn = draw_set(CLASSES, ("photo", "neon"), 2, seed)
+    labels = [CLASSES.index(one.class_name) for one in drawn]
+    return LabelledPictures(pictures=[one.image for one in drawn], labels=labels, class_names=CLASSES, description="drawn")
+
+
+def released(**options: object) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "options": {"preset": "as_released", **options},
+            "recipe": {"epochs": 3, "batch_size": 4, "rate": 0.5, "warmup_epochs": 0},
+            "seed": 3,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    return run(released(), pictures(1), pictures(2), backbone=backbone, out=out), out
+
+
+def test_the_norms_are_learnt_and_the_backbone_is_left_alone(whole: tuple[Outcome, Path], backbone: Backbone) -> None:
+    assert isinstance(backbone.vision, VisionTransformer)
+    learnt = {name: value for name, value in whole[0].model.learnt.items() if name.startswith("visual_norms.")}
+    assert len(learnt) == 2 * 2 * 2  # two blocks, two norms each, weight and bias
+    mine = dict(backbone.vision.named_parameters())
+    for name, value in learnt.items():
+        original = mine[name.removeprefix("visual_norms.").replace("/", ".")]
+        assert not torch.equal(value, original), name
+        assert not original.requires_grad
+        assert original.grad is None
+
+
+def test_a_saved_model_predicts_with_its_own_tower(whole: tuple[Outcome, Path], backbone: Backbone) -> None:
+    outcome, out = whole
+    test = pictures(2)
+    predictor = Predictor.from_folder(out / "model", backbone=backbone.name, device="cpu")
+    assert predictor.backbone.fingerprint != backbone.fingerprint  # so that no cached feature of the other tower is used
+    said = predictor.predict(test.pictures).predictions
+    right = [one.class_name == CLASSES[label] for one, label in zip(said, test.labels, strict=True)]
+    assert sum(right) / len(right) == pytest.approx(outcome.result.metrics["accuracy"])
+    rows = (out / "predictions.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert [float(row.split(",")[3]) for row in rows] == pytest.approx([one.probability for one in said], abs=1e-6)
+
+
+def test_zero_shot_is_measured_with_the_untouched_tower(whole: tuple[Outcome, Path], backbone: Backbone) -> None:
+    plain = run(RunConfig(method="zero-shot"), pictures(1), pictures(2), backbone=backbone).result
+    assert whole[0].result.zero_shot == plain.metrics
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(whole: tuple[Outcome, Path], backbone: Backbone, tmp_path: Path) -> None:
+    def stop_once(stage: str, done: int, total: int, detail: str) -> None:
+        if stage == "training" and done == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(InterruptedRun):
+        run(released(), pictures(1), pictures(2), backbone=backbone, out=tmp_path / "cut", on_progress=stop_once)
+    resumed = run(released(), pictures(1), pictures(2), backbone=backbone, out=tmp_path / "cut", resume=True)
+    for name, value in whole[0].model.learnt.items():
+        assert torch.equal(value, resumed.model.learnt[name]), name
+
+
+@pytest.mark.parametrize("option", [{"router_detach": True}, {"visual_layer_norms": False}])
+def test_the_options_of_the_tower_change_the_outcome(
+    option: dict[str, bool], whole: tuple[Outcome, Path], backbone: Backbone
+) -> None:
+    other = run(released(**option), pictures(1), pictures(2), backbone=backbone).model
+    assert not torch.equal(other.learnt["contexts"], whole[0].model.learnt["contexts"])
