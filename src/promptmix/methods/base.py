@@ -98,6 +98,11 @@ class Method(nn.Module):
         return parse_config(cls.config_class, given, f"options of method {cls.name}")
 
     @classmethod
+    def open_options(cls, config: MethodConfig) -> list[dict[str, Any]]:
+        """What to choose among on held-out shots, simplest first, where the options leave something open; else nothing."""
+        return []
+
+    @classmethod
     def default_recipe(cls, shots: int | None) -> Recipe:
         """How the method is trained unless told otherwise; ``shots`` is None when all pictures are used."""
         return Recipe()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -35,7 +35,10 @@ class MixtureOfPromptsConfig(MethodConfig):
 
     bank: str = Field(default="general", description="a template bank by name, or a YAML file")
     groups: tuple[tuple[str, ...], ...] | None = Field(default=None, description="template groups written out, instead of a bank")
-    regroup: int | None = Field(default=None, ge=1, description="throw the groups together and find this many automatically")
+    regroup: Annotated[int, Field(ge=1)] | Literal["held_out"] | None = Field(
+        default=None,
+        description="throw the groups together and find this many automatically; held_out: choose how many on held-out shots",
+    )
     top_k: int = Field(default=2, ge=1, description="experts that answer for a picture; never more than there are")
     text_weight: float = Field(default=5.0, ge=0)
     router_weight: float = Field(default=1.0, ge=0)
@@ -130,13 +133,14 @@ class MixtureOfPrompts(Method):
             self._tuned = self._free_the_norms()
 
     def _choose_groups(self) -> tuple[TemplateGroup, ...]:
-        config = self._config
-        groups = load_bank(config.bank) if config.groups is None else parse_groups(config.groups)
-        if config.regroup is None:
+        groups, regroup = _written_groups(self._config), self._config.regroup
+        if regroup is None:
             return groups
+        if regroup == "held_out":
+            raise ConfigError("regroup=held_out is for a training run, which holds shots out; give a number here")
         tower, tokenizer = self._backbone.require_text()
         flat = [template for group in groups for template in group.templates]
-        return group_templates(tower, tokenizer, flat, self.class_names, config.regroup)
+        return group_templates(tower, tokenizer, flat, self.class_names, regroup)
 
     def _free_the_norms(self) -> Backbone:
         """A backbone with an image tower of this method's own, whose block norms are its parameters ``visual_norms.*``."""
@@ -152,6 +156,14 @@ class MixtureOfPrompts(Method):
                 # ParameterDict takes no dots; the tower keeps the same parameter under its own name.
                 self.visual_norms[f"{name}.{leaf}".replace(".", "/")] = parameter.requires_grad_(True)
         return tuned
+
+    @classmethod
+    def open_options(cls, config: MethodConfig) -> list[dict[str, Any]]:
+        assert isinstance(config, MixtureOfPromptsConfig)
+        if config.regroup != "held_out":
+            return []
+        distinct = {template.text for group in _written_groups(config) for template in group.templates}
+        return [{"regroup": number} for number in (1, 2, 4, 8, 16) if number <= len(distinct)]
 
     @classmethod
     def default_recipe(cls, shots: int | None) -> Recipe:
@@ -259,3 +271,7 @@ class MixtureOfPrompts(Method):
             image_map=None if self.image_map is None else self.image_map.detach().clone(),
             renormalise=self._config.mixture == "renormalised",
         )
+
+
+def _written_groups(config: MixtureOfPromptsConfig) -> tuple[TemplateGroup, ...]:
+    return load_bank(config.bank) if config.groups is None else parse_groups(config.groups)

@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from promptmix.methods.base import Recipe
 from promptmix.methods.registry import build_method, method_class
 from promptmix.model_folder import SavedModel, read_model, refuse_overwrite, remove_model, write_model
 from promptmix.runtime import atomic_path, short_hash, write_json, writing
+from promptmix.training.choose import choose_options
 from promptmix.training.feeds import CachedFeed, Feed, LiveFeed
 from promptmix.training.loop import StepReport, train
 
@@ -83,6 +84,15 @@ class LabelledPictures:
             pictures=pictures.paths, labels=pictures.labels, class_names=pictures.class_names, description=description
         )
 
+    def subset(self, places: Sequence[int]) -> LabelledPictures:
+        """Some of the pictures, with all class names."""
+        return LabelledPictures(
+            pictures=[self.pictures[place] for place in places],
+            labels=[self.labels[place] for place in places],
+            class_names=self.class_names,
+            description=f"{len(places)} of {self.description}",
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -126,12 +136,27 @@ def run(
     started = time.monotonic()
     seconds: dict[str, float] = {}
     kind = method_class(config.method)
-    kind.parse_options(config.options)  # problems come before any work
+    open_options = kind.open_options(kind.parse_options(config.options))  # problems come before any work
     recipe = parse_config(Recipe, {**kind.default_recipe(config.shots).model_dump(), **config.recipe}, "recipe")
     if out is not None and not (resume and (out / "run.json").is_file()):
         refuse_overwrite(out, overwrite, "run")
     backbone = backbone if backbone is not None else load_backbone(config.backbone, device=config.device)
-    method = build_method(config.method, config.options, backbone, training.class_names, config.seed, more_class_names)
+    options = config.options
+    notes = list(notes)
+    if open_options:
+
+        def accuracy_with(candidate: Mapping[str, Any], learnt_from: list[int], held_out: list[int]) -> float:
+            tried = config.model_copy(update={"options": {**config.options, **candidate}})
+            parts = training.subset(learnt_from), training.subset(held_out)
+            outcome = run(
+                tried, *parts, more_class_names=more_class_names, backbone=backbone, cache=cache, on_progress=on_progress
+            )
+            return float(outcome.result.metrics["accuracy"])
+
+        choice = choose_options(open_options, training.labels, training.class_names, config.seed, accuracy_with)
+        options = {**options, **choice.options}
+        notes.append(choice.note())
+    method = build_method(config.method, options, backbone, training.class_names, config.seed, more_class_names)
     method.to(backbone.device)
     run_key = _run_key(config, recipe, backbone, training)
     if out is not None:
