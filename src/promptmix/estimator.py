@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from promptmix.backbones.registry import load_backbone
@@ -58,7 +59,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.device = device
         self.cache = cache
 
-    def fit(self, X: str | Path | Sequence[PictureSource], y: Sequence[str] | None = None) -> PromptClassifier:
+    def fit(self, X: object, y: object = None) -> PromptClassifier:
         """Learn from a folder with one sub-folder a class, or from pictures (paths, PIL pictures, arrays) and their class names.
 
         Raises:
@@ -79,16 +80,16 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         return self
 
     @property
-    def classes_(self) -> NDArray[np.str_]:
+    def classes_(self) -> Shaped[np.ndarray, "class"]:
         """The class names, in the order of the columns of ``predict_proba``."""
         return np.array(self._fitted().model.class_names)
 
-    def predict(self, X: str | Path | Sequence[PictureSource]) -> NDArray[np.str_]:
+    def predict(self, X: object) -> Shaped[np.ndarray, "image"]:
         """The most probable class of each picture."""
-        names: NDArray[np.str_] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        names: Shaped[np.ndarray, "image"] = self.classes_[self.predict_proba(X).argmax(axis=1)]
         return names
 
-    def predict_proba(self, X: str | Path | Sequence[PictureSource]) -> Float[np.ndarray, "image class"]:
+    def predict_proba(self, X: object) -> Float[np.ndarray, "image class"]:
         """Class probabilities of each picture; rows sum to 1."""
         probabilities: NDArray[np.float64] = self._fitted().logits(_pictures(X)).double().softmax(dim=1).numpy()
         return probabilities
@@ -136,27 +137,41 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         return FeatureCache() if self.cache else None
 
 
-def _pictures(source: str | Path | Sequence[PictureSource]) -> Sequence[PictureSource]:
+def _pictures(source: object) -> Sequence[PictureSource]:
+    """The pictures of a folder or a pattern, or those of a list, a tuple or an array; whatever comes from outside is looked at."""
     if isinstance(source, (str, Path)):
         return list_pictures(source)
     if isinstance(source, torch.Tensor):
         raise DataError("pictures come as paths, PIL pictures or numpy arrays, not as a torch tensor; call .numpy() on it")
-    return source
+    if isinstance(source, (Image.Image, bytes)) or (isinstance(source, np.ndarray) and source.ndim == 3):
+        raise DataError("this is one picture; put it into a list: [picture]")
+    if not isinstance(source, (Sequence, np.ndarray)):
+        raise DataError(f"pictures come as a folder or a list of paths, PIL pictures or arrays, not as {type(source).__name__}")
+    if len(source) == 0:
+        raise DataError("there is no picture in the list")
+    return [str(one) if isinstance(one, np.str_) else one for one in source]
 
 
-def _labelled(source: str | Path | Sequence[PictureSource], labels: Sequence[str] | None) -> LabelledPictures:
+def _labelled(source: object, labels: object) -> LabelledPictures:
     if isinstance(source, (str, Path)):
         if labels is not None:
             raise DataError("a folder names its own classes; give y only with a list of pictures")
         return LabelledPictures.of(read_folder(Path(source)), f"the folder {source}")
-    if labels is None:
-        raise DataError("a list of pictures needs y, their class names")
-    if len(labels) != len(source):
-        raise DataError(f"{len(source)} pictures but {len(labels)} labels")
+    pictures = _pictures(source)
+    if not isinstance(labels, (Sequence, np.ndarray)) or isinstance(labels, str):
+        raise DataError("a list of pictures needs y, a list of their class names")
+    if len(labels) != len(pictures):
+        raise DataError(f"{len(pictures)} pictures but {len(labels)} labels")
+    for label in labels:
+        if not isinstance(label, str):
+            raise DataError(f"label {label!r} is no text; y holds class names, which the model reads, such as 'red fox'")
     names = [str(label) for label in labels]
     class_names = sorted(set(names))
     cleaned = check_class_names(class_names)
     places = {name: place for place, name in enumerate(class_names)}
     return LabelledPictures(
-        pictures=source, labels=[places[name] for name in names], class_names=cleaned, description=f"{len(source)} given pictures"
+        pictures=pictures,
+        labels=[places[name] for name in names],
+        class_names=cleaned,
+        description=f"{len(pictures)} given pictures",
     )

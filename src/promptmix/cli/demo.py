@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -41,8 +45,11 @@ def demo(out: Path, overwrite: bool, cache: bool, json_output: bool) -> None:
     print("  styles.png       accuracy by style")
     print("  model            the trained mixture of prompts;  pictures  what it was trained and measured on")
     print()
+    # In an environment that is not active, as that of `make demo`, the bare name would not be found.
+    program = "promptmix" if shutil.which("promptmix") else os.path.relpath(sys.argv[0])
+    folder = shlex.quote(str(out))
     print("Next:")
-    print(f"  promptmix predict {out}/model {out}/pictures/test")
-    print(f"  promptmix classes add {out}/model {' '.join(repr(name) for name in task.new[:2])}")
-    print(f"  promptmix train {out}/pictures/train --test {out}/pictures/test --out my-model")
-    print("  promptmix train YOUR-PICTURES --out my-model     # one sub-folder a class")
+    print(f"  {program} predict {folder}/model {folder}/pictures/test")
+    print(f"  {program} classes add {folder}/model {' '.join(map(shlex.quote, task.new[:2]))}")
+    print(f"  {program} train {folder}/pictures/train --test {folder}/pictures/test --out my-model")
+    print(f"  {program} train YOUR-PICTURES --out my-model     # one sub-folder a class")

@@ -1,0 +1,105 @@
+"""Our towers against CLIPModel of the transformers library, on random weights read from the files it writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from promptmix.backbones.registry import bundled_folder, load_backbone
+from promptmix.errors import BackboneError
+
+transformers = pytest.importorskip("transformers", reason="the transformers library is for development only")
+
+
+def write_clip(folder: Path, activation: str) -> object:
+    """A small CLIP in the transformers format, with the bundled tokenizer."""
+    tokens = {"bos_token_id": 1032, "eos_token_id": 1033, "pad_token_id": 1033}
+    config = transformers.CLIPConfig(
+        text_config={
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 1034,
+            "max_position_embeddings": 20, "hidden_act": activation, "projection_dim": 24, **tokens,
+        },
+        vision_config={
+            "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 32,
+            "patch_size": 8, "hidden_act": activation, "projection_dim": 24,
+        },
+        projection_dim=24,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.CLIPModel(config).eval()
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    preprocess = {
+        "size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.25, 0.25, 0.25], "resample": 3, "do_resize": True, "do_center_crop": True, "do_rescale": True,
+        "do_normalize": True, "do_convert_rgb": True, "rescale_factor": 1 / 255,
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocess))
+    shutil.copy(bundled_folder() / "tokenizer.json", folder / "tokenizer.json")
+    return model
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+def test_features_are_those_of_transformers(activation: str, tmp_path: Path) -> None:
+    model = write_clip(tmp_path, activation)
+    backbone = load_backbone(str(tmp_path), device="cpu")
+    assert backbone.vision is not None
+    assert backbone.text is not None
+    pixels = torch.rand(3, 3, 32, 32)
+    tokens = torch.tensor([[1032, 5, 9, 1033, 1033], [1032, 7, 1033, 1033, 1033]])
+    ends = torch.tensor([3, 2])
+    with torch.no_grad():
+        theirs_image = model.get_image_features(pixel_values=pixels)  # type: ignore[attr-defined]
+        theirs_text = model.get_text_features(input_ids=tokens)  # type: ignore[attr-defined]
+        ours_image = backbone.vision(pixels)
+        ours_text = backbone.text.encode_padded(backbone.text.token_embedding(tokens), ends)
+    # Newer versions wrap the features.
+    theirs_image, theirs_text = (getattr(one, "pooler_output", one) for one in (theirs_image, theirs_text))
+    torch.testing.assert_close(ours_image, theirs_image, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours_text, theirs_text, rtol=1e-4, atol=1e-4)
+    assert backbone.logit_scale == pytest.approx(float(model.logit_scale.detach().exp()), rel=1e-6)  # type: ignore[attr-defined]
+    cosines = functional.normalize(ours_image, dim=-1) @ functional.normalize(ours_text, dim=-1).T
+    assert cosines.abs().max() <= 1.00001
+
+
+def test_a_file_cut_short_is_named(tmp_path: Path) -> None:
+    write_clip(tmp_path, "gelu")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(BackboneError, match=r"model\.safetensors"):
+        load_backbone(str(tmp_path), device="cpu")
+
+
+def test_loading_is_strict(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    write_clip(tmp_path, "gelu")
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    name = "text_model.final_layer_norm.weight"
+    save_file({key: value for key, value in tensors.items() if key != name}, path)
+    with pytest.raises(BackboneError, match=r"final_norm\.weight|final_layer_norm\.weight"):
+        load_backbone(str(tmp_path), device="cpu")
+    save_file({**tensors, name: torch.zeros(7)}, path)
+    with pytest.raises(BackboneError, match=r"7.*32|32.*7"):
+        load_backbone(str(tmp_path), device="cpu")
+    save_file({**tensors, "text_model.surprise": torch.zeros(7)}, path)
+    with pytest.raises(BackboneError, match="surprise"):
+        load_backbone(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", '{"model_type": "bert"}', '{"format": "promptmix-backbone", "embedding_width": "x"}']
+)
+def test_a_config_that_is_none_is_one_clear_error(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(BackboneError, match=r"config\.json") as caught:
+        load_backbone(str(tmp_path), device="cpu")
+    assert "\n" not in str(caught.value)
