@@ -10,6 +10,7 @@ import torch
 
 from promptmix.cli.output import percent, progress
 from promptmix.data.sources import read_folder
+from promptmix.errors import printable
 from promptmix.evaluation.metrics import measure
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features
@@ -37,7 +38,7 @@ def evaluate(
             on_progress=lambda done, total: on_progress("pictures", done, total, ""),
         )
     for picture, reason in extracted.bad:
-        logger.warning("left out %s: %s", picture, reason)
+        logger.warning("left out %s: %s", printable(picture), printable(reason))
     labels = torch.tensor([pictures.labels[index] for index in extracted.kept])
     features = extracted.features[:, 0]
     with torch.no_grad():

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from promptmix.errors import DataError, InterruptedRun, OutOfMemoryError, PromptMixError
+from promptmix.errors import DataError, InterruptedRun, OutOfMemoryError, PromptMixError, printable
 
 __all__ = ["guarded"]
 
@@ -71,7 +71,7 @@ def _exit_code_of(work: Callable[[], None], debug: bool) -> int:
         if debug:
             traceback.print_exc()
         code, message = _described(problem)
-        sys.stderr.write(f"promptmix: {' '.join(message.split())}\n")
+        sys.stderr.write(f"promptmix: {printable(' '.join(message.split()))}\n")
         return code
     finally:
         _let_go_of_stdout()
@@ -116,7 +116,7 @@ class _OnStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         seconds = f"{time.monotonic() - self._started:.1f} s: " if self._timed else ""
         # Looked up each time: a progress bar puts something of its own in the place of stderr.
-        sys.stderr.write(f"promptmix: {seconds}{' '.join(record.getMessage().split())}\n")
+        sys.stderr.write(f"promptmix: {seconds}{printable(' '.join(record.getMessage().split()))}\n")
 
 
 @contextlib.contextmanager

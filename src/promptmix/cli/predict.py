@@ -10,7 +10,7 @@ from pathlib import Path
 
 from promptmix.cli.output import percent, progress
 from promptmix.data.sources import list_pictures
-from promptmix.errors import DataError
+from promptmix.errors import DataError, printable
 from promptmix.features.cache import FeatureCache
 from promptmix.inference.predictor import Predictor
 
@@ -51,6 +51,6 @@ def predict(
         else:
             print(f"{path}: {one.class_name} {percent(one.probability)}   [{written}]")
     for picture, reason in said.bad:
-        logger.warning("left out %s: %s", picture, reason)
+        logger.warning("left out %s: %s", printable(picture), printable(reason))
     if said.bad:
         raise DataError(f"{len(said.bad)} of {len(pictures)} pictures could not be read; the others were predicted")

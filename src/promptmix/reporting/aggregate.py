@@ -25,7 +25,9 @@ def spread(values: Sequence[float]) -> Spread:
     Raises:
         ValueError: there is no value, or one is not finite.
     """
-    if not values or not all(math.isfinite(value) for value in values):
-        raise ValueError(f"{list(values)}: a mean needs one finite value or more")
+    if len(values) == 0:
+        raise ValueError("no value: a mean needs one finite value or more")
+    if not all(math.isfinite(value) for value in values):
+        raise ValueError(f"{list(values)}: a mean needs finite values only")
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return Spread(mean=statistics.fmean(values), deviation=deviation, count=len(values))

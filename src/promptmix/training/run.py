@@ -193,7 +193,7 @@ def run(
     shown = [measured.pictures[index] for index in tested.kept]
     bad = extracted.bad if test is None else (*extracted.bad, *tested.bad)
     for picture, reason in bad:
-        logger.warning("left out %s: %s", picture, reason)
+        logger.warning("left out %s: %s", printable(picture), printable(reason))
     hash_of_split = None
     if split is not None:
         left_out = {name for name, _ in bad}

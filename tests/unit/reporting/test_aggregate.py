@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -18,8 +19,14 @@ def test_mean_and_sample_deviation_are_numpys() -> None:
     assert ours.deviation == pytest.approx(np.std(values, ddof=1))
 
 
-def test_one_value_has_no_deviation() -> None:
-    assert spread([0.5]).deviation is None
+def test_one_value_has_no_deviation_and_equal_values_one_of_nothing() -> None:
+    assert (spread([0.5]).mean, spread([0.5]).deviation, spread([0.5]).count) == (0.5, None, 1)
+    assert spread([0.5, 0.5]).deviation == 0
+
+
+def test_a_spread_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spread([0.5]).mean = 0.6  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("values", [[], [math.nan], [0.5, math.inf]])

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from promptmix.data.pictograms import draw
+from promptmix.errors import DataError
 from promptmix.reporting import plots
 from promptmix.reporting.aggregate import spread
 
@@ -19,8 +25,8 @@ from promptmix.reporting.aggregate import spread
 def grid(path: Path, probability: float = 0.9) -> None:
     plots.picture_grid(
         path,
-        [draw("anchor", "photo", 1), draw("cat", "neon", 2), draw("skull", "stamp", 3)],
-        ["anchor", "cat", None],
+        [draw("anchor", "photo", 1), draw("cloud", "neon", 2), draw("skull", "stamp", 3)],
+        ["anchor", "cloud", None],
         ["anchor", "skull", "skull"],
         [probability, 0.4, 0.3],
         "three pictures",
@@ -41,16 +47,49 @@ def by_group(path: Path, share: float = 0.5) -> None:
 
 
 EACH = pytest.mark.parametrize("plot", [grid, bars, heat_map, by_group])
+Drawn = list[tuple[Figure, list[str]]]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
+    """Every figure that is written, with all that can be read on it, line by line; each is written all the same."""
+    figures: Drawn = []
+    savefig = Figure.savefig
+
+    def remember(self: Figure, path: Path, **options: Any) -> None:
+        savefig(self, path, **options)
+        texts = [text for text in self.findobj(Text) if isinstance(text, Text) and text.get_visible() and text.get_text()]
+        figures.append((self, [line for text in texts for line in text.get_text().split("\n")]))
+
+    monkeypatch.setattr(Figure, "savefig", remember)
+    return figures
+
+
+def overflow(figure: Figure) -> list[str]:
+    """Texts that are not wholly on the figure, which would be cut off."""
+    page = figure.bbox
+    names = []
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if not text.get_visible() or not text.get_text():
+            continue
+        box = text.get_window_extent()
+        if box.x0 < page.x0 - 1 or box.x1 > page.x1 + 1 or box.y0 < page.y0 - 1 or box.y1 > page.y1 + 1:
+            names.append(text.get_text())
+    return names
 
 
 @EACH
 def test_a_plot_is_a_picture_that_depends_on_its_numbers_alone(plot: Callable[..., None], tmp_path: Path) -> None:
     plot(tmp_path / "a.png")
-    plot(tmp_path / "b.png")
+    # A person's own settings are neither heeded nor changed.
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "text.usetex": True, "savefig.dpi": 30}):
+        plot(tmp_path / "b.png")
+        assert matplotlib.rcParams["font.size"] == 20
     plot(tmp_path / "c.png", 0.75)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.format == "PNG"
-        assert min(picture.size) >= 250
+        assert min(picture.size) >= 250 and max(picture.size) < 1500
         colours = picture.convert("RGB").getcolors(2**24)
         assert colours is not None
         assert len(colours) > 20
@@ -64,28 +103,162 @@ def test_a_failure_leaves_nothing_behind(plot: Callable[..., None], tmp_path: Pa
         path.write_bytes(b"half a picture")
         raise RuntimeError("broken")
 
+    size = matplotlib.rcParams["font.size"]
     monkeypatch.setattr(Figure, "savefig", fail)
-    with pytest.raises(RuntimeError, match="broken"):
-        plot(tmp_path / "a.png")
+    with matplotlib.rc_context({"font.size": size + 1}):
+        with pytest.raises(RuntimeError, match="broken"):
+            plot(tmp_path / "a.png")
+        assert matplotlib.rcParams["font.size"] == size + 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sequences_of_different_lengths_are_refused(tmp_path: Path) -> None:
-    picture = draw("anchor", "photo", 1)
-    with pytest.raises(ValueError, match="predictions"):
-        plots.picture_grid(tmp_path / "a.png", [picture], ["anchor"], [], [0.5], "t")
-    with pytest.raises(ValueError, match="base"):
-        plots.method_bars(tmp_path / "a.png", ["a", "b"], {"base": [None]}, "t")
-    with pytest.raises(ValueError, match="expert_names"):
-        plots.router_heat_map(tmp_path / "a.png", np.ones((1, 2)), ["a"], ["b"], "t")
-    with pytest.raises(ValueError, match="CoOp"):
-        plots.accuracy_by_group(tmp_path / "a.png", ["a"], {"CoOp": [0.1, 0.2]}, "t")
+@EACH
+def test_a_file_that_cannot_be_written_is_told_as_such(plot: Callable[..., None], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    with pytest.raises(DataError, match="cannot write"):
+        plot(tmp_path / "file" / "a.png")
 
 
-def test_long_names_and_many_groups_still_fit(tmp_path: Path) -> None:
-    names = [f"a very long name of a group of pictures, number {number}" for number in range(15)]
-    plots.accuracy_by_group(tmp_path / "a.png", names, {f"method {number}": [0.5] * 15 for number in range(6)}, "t " * 80)
-    plots.router_heat_map(tmp_path / "b.png", np.full((15, 15), 1 / 15), names, names, "t " * 80)
-    for name in ("a.png", "b.png"):
+@EACH
+def test_all_that_is_written_is_large_enough_and_on_the_page(plot: Callable[..., None], tmp_path: Path, drawn: Drawn) -> None:
+    plot(tmp_path / "a.png")
+    [(figure, _)] = drawn
+    assert overflow(figure) == []
+    assert all(text.get_fontsize() >= 8 for text in figure.findobj(Text) if isinstance(text, Text) and text.get_text())
+
+
+def test_a_grid_tells_right_from_wrong_in_words(tmp_path: Path, drawn: Drawn) -> None:
+    grid(tmp_path / "a.png")
+    figure, lines = drawn[0]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["✓ anchor\n90 %", "✗ skull\n40 %, but is\ncloud", "skull\n30 %"]
+    assert {"three pictures", "1 of 2 right"} <= set(lines)
+    right, wrong, _ = figure.axes
+    assert wrong.spines["left"].get_linewidth() > 2 * right.spines["left"].get_linewidth()
+
+
+def test_a_grid_shows_the_pictures_it_was_given_and_leaves_them_alone(tmp_path: Path, drawn: Drawn) -> None:
+    small, large = draw("anchor", "photo", 1), Image.new("RGB", (3000, 1000), (0, 200, 0))
+    plots.picture_grid(tmp_path / "a.png", [small, large], [None, None], ["a", "b"], [0.5, 0.5], "two", columns=1)
+    figure, _ = drawn[0]
+    assert large.size == (3000, 1000)
+    shown = [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+    np.testing.assert_array_equal(shown[0], np.asarray(small))
+    assert shown[1].shape[1] == 3 * shown[1].shape[0] <= 400  # a photo is made as small as its tile needs
+    assert (shown[1] == (0, 200, 0)).all()
+    tops = [axes.get_position().y1 for axes in figure.axes]
+    assert tops[0] > tops[1]
+
+
+def test_bars_are_as_long_as_their_values_and_what_is_missing_is_said(tmp_path: Path, drawn: Drawn) -> None:
+    bars(tmp_path / "a.png")
+    figure, lines = drawn[0]
+    [axes] = figure.axes
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([55, 70, 0, 20])
+    assert {"55.0 ± 7.1", "70.0", "20.0", "n/a", "accuracy in %; lines: one standard deviation either way"} <= set(lines)
+    [error] = [line for line in axes.collections if len(line.get_paths()) == 1]
+    ends = error.get_paths()[0].vertices[:, 0]
+    deviation = 100 * np.std([0.5, 0.6], ddof=1)
+    assert sorted(ends) == pytest.approx([55 - deviation, 55 + deviation])
+
+
+def test_without_repeats_no_deviation_is_spoken_of(tmp_path: Path, drawn: Drawn) -> None:
+    plots.method_bars(tmp_path / "a.png", ["a"], {"base": [spread([1.0])]}, "one")
+    assert "accuracy in %" in drawn[0][1]
+    assert list(drawn[0][0].axes[0].collections) == []
+
+
+def test_a_heat_map_names_every_number(tmp_path: Path, drawn: Drawn) -> None:
+    heat_map(tmp_path / "a.png")
+    figure, lines = drawn[0]
+    written = [(text.get_position(), text.get_text()) for text in figure.axes[0].texts]
+    assert written == [((0, 0), "0.25"), ((1, 0), "0.75"), ((0, 1), "0.50"), ((1, 1), "0.50")]
+    assert {"chalk", "neon", "a {}.", "many {}.", "style", "mean router weight"} <= set(lines)
+
+
+def test_weights_that_are_all_nothing_can_be_drawn(tmp_path: Path) -> None:
+    plots.router_heat_map(tmp_path / "a.png", np.zeros((1, 1)), ["a"], ["b"], "t")
+
+
+def test_marks_stand_at_their_values_and_hide_none(tmp_path: Path, drawn: Drawn) -> None:
+    methods = {f"method {number}": [0.5, 1.0] for number in range(10)}
+    plots.accuracy_by_group(tmp_path / "a.png", ["chalk", "neon"], methods, "t", group_label="ground")
+    figure, lines = drawn[0]
+    marks = figure.axes[0].lines
+    assert len(marks) == 10
+    assert all(list(mark.get_xdata()) == [50, 100] for mark in marks)
+    # Equal values: every mark is at least its own size away from every other, and no two look the same.
+    heights = sorted(figure.axes[0].transData.transform([(50, height) for mark in marks for height in mark.get_ydata()])[:, 1])
+    assert min(np.diff(heights)) * 72 / figure.dpi >= 6
+    assert len({(mark.get_color(), mark.get_marker()) for mark in marks}) == 10
+    assert {"ground", "chalk", "neon", "accuracy in %", *methods} <= set(lines)
+
+
+def test_long_names_and_many_groups_still_fit(tmp_path: Path, drawn: Drawn) -> None:
+    names = [f"a very long name of a WHOLE GROUP of pictures, number {number}" for number in range(15)]
+    title = "accuracy on everything " * 12
+    pictures = [draw("anchor", "photo", 1)] * 15
+    many = {f"a method with an overly long name, the {number}th": [0.5] * 15 for number in range(6)}
+    plots.accuracy_by_group(tmp_path / "a.png", names, many, title)
+    plots.router_heat_map(tmp_path / "b.png", np.full((15, 15), 1 / 15), names, names, title)
+    plots.picture_grid(tmp_path / "c.png", pictures, names, names[::-1], [1.0] * 15, title)
+    plots.method_bars(tmp_path / "d.png", names, {name: [spread([1.0, 0.0])] * 15 for name in names[:3]}, title)
+    for name in ("a.png", "b.png", "c.png", "d.png"):
         with Image.open(tmp_path / name) as picture:
-            assert max(picture.size) < 3000
+            assert max(picture.size) < 2500
+    for figure, lines in drawn:
+        assert overflow(figure) == []
+        assert any(line.startswith("a very") and "…" in line and line.endswith(" 12") for line in lines)
+
+
+def test_names_are_shown_as_they_are_written(tmp_path: Path, drawn: Drawn) -> None:
+    """No formula between two dollars; no warning for letters the font does not have; nothing breaks a line."""
+    groups = [r"$\no formula$", "狐 fox", "two\nlines"]
+    plots.accuracy_by_group(tmp_path / "a.png", groups, {"group_names": [0.0, 0.5, 1.0], "$x_2$": [1.0] * 3}, "a $ and 狐")
+    assert {r"$\no formula$", "□ fox", "two lines", "group_names", "$x_2$", "a $ and □"} <= set(drawn[0][1])
+
+
+def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
+    picture, path = draw("anchor", "photo", 1), tmp_path / "a.png"
+    with pytest.raises(ValueError, match="predictions: there is nothing"):
+        plots.picture_grid(path, [picture], ["anchor"], [], [0.5], "t")
+    with pytest.raises(ValueError, match="truths: 2 where 1"):
+        plots.picture_grid(path, [picture], ["anchor", None], ["a"], [0.5], "t")
+    with pytest.raises(ValueError, match="pictures: there is nothing"):
+        plots.picture_grid(path, [], [], [], [], "t")
+    with pytest.raises(ValueError, match="0 columns"):
+        plots.picture_grid(path, [picture], [None], ["a"], [0.5], "t", columns=0)
+    with pytest.raises(ValueError, match="'base': 1 where 2"):
+        plots.method_bars(path, ["a", "b"], {"base": [None]}, "t")
+    with pytest.raises(ValueError, match="measures"):
+        plots.method_bars(path, ["a"], {}, "t")
+    with pytest.raises(ValueError, match="row_names: 2 where 1"):
+        plots.router_heat_map(path, np.ones((1, 2)), ["a", "b"], ["a", "b"], "t")
+    with pytest.raises(ValueError, match="expert_names: 1 where 2"):
+        plots.router_heat_map(path, np.ones((1, 2)), ["a"], ["b"], "t")
+    with pytest.raises(ValueError, match="there is nothing"):
+        plots.router_heat_map(path, np.ones((0, 2)), [], ["a", "b"], "t")
+    with pytest.raises(ValueError, match="'CoOp': 2 where 1"):
+        plots.accuracy_by_group(path, ["a"], {"CoOp": [0.1, 0.2]}, "t")
+    with pytest.raises(ValueError, match="accuracies"):
+        plots.accuracy_by_group(path, ["a"], {}, "t")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [-0.1, 56.5, math.nan])
+def test_what_is_no_share_is_refused(value: float, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    with pytest.raises(ValueError, match=r"probabilities: .* is not a share"):
+        plots.picture_grid(path, [draw("anchor", "photo", 1)], [None], ["a"], [value], "t")
+    with pytest.raises(ValueError, match=r"CoOp: .* is not a share"):
+        plots.accuracy_by_group(path, ["a"], {"CoOp": [value]}, "t")
+    with pytest.raises(ValueError, match=r"weights: .* is not a share"):
+        plots.router_heat_map(path, np.full((1, 1), value), ["a"], ["b"], "t")
+    if not math.isnan(value):
+        with pytest.raises(ValueError, match=r"base: .* is not a share"):
+            plots.method_bars(path, ["a"], {"base": [spread([value])]}, "t")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plots_need_no_display_and_touch_no_global_figure() -> None:
+    code = "import sys, promptmix.reporting.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
