@@ -3,44 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from promptmix.data.pictograms import draw_set
+Promptmix = Callable[..., Any]
 
 
-def promptmix(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-c", "from promptmix.cli.main import run; run()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("photos")
-    for number, drawn in enumerate(draw_set(("anchor", "cat", "skull"), ("stamp", "neon"), 4, 1)):
-        folder = root / drawn.class_name
-        folder.mkdir(exist_ok=True)
-        drawn.image.save(folder / f"{number}.png")
-    return root
-
-
-def test_train_eval_predict_and_add_a_class(photos: Path, tmp_path: Path) -> None:
+def test_train_eval_predict_and_add_a_class(promptmix: Promptmix, photos: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     trained = promptmix("train", photos, "--out", model, "--shots", "4", "--epochs", "3", "--json")
-    assert trained.returncode == 0, trained.stderr
-    assert trained.stderr == ""
-    result = json.loads(trained.stdout)
+    assert trained.code == 0, trained.err
+    assert trained.err == ""
+    result = json.loads(trained.out)
     assert result["metrics"]["num_pictures"] == 12
     assert "not trained on" in result["data"]
-    evaluated = json.loads(promptmix("eval", model, photos, "--json").stdout)
+    evaluated = json.loads(promptmix("eval", model, photos, "--json").out)
     assert evaluated["metrics"]["num_pictures"] == 24
-    assert promptmix("classes", "add", model, "heart").returncode == 0
-    assert promptmix("classes", "list", model).stdout.split() == ["anchor", "cat", "skull", "heart"]
-    lines = promptmix("predict", model, photos / "cat", "--json").stdout.splitlines()
+    assert promptmix("classes", "add", model, "heart").code == 0
+    assert promptmix("classes", "list", model).out.split() == ["anchor", "cat", "skull", "heart"]
+    lines = promptmix("predict", model, photos / "cat", "--json").out.splitlines()
     assert len(lines) == 8
     said = json.loads(lines[0])
     assert 0 < said["probability"] <= 1
@@ -59,35 +45,33 @@ def test_train_eval_predict_and_add_a_class(photos: Path, tmp_path: Path) -> Non
     ],
 )
 def test_errors_are_one_line_with_their_exit_code(
-    photos: Path, tmp_path: Path, arguments: list[str], code: int, words: str
+    promptmix: Promptmix, photos: Path, tmp_path: Path, arguments: list[str], code: int, words: str
 ) -> None:
     places = {"PHOTOS": str(photos), "OUT": str(tmp_path / "out")}
     done = promptmix(*[places.get(argument, argument) for argument in arguments])
-    assert done.returncode == code
-    assert words in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
+    assert done.code == code
+    assert words in done.err
+    assert done.err.count("\n") == 1
+    assert done.out == ""
 
 
-def test_a_broken_picture_does_not_stop_the_others(photos: Path, tmp_path: Path) -> None:
-    assert promptmix("train", photos, "--out", tmp_path / "m", "--method", "zero-shot").returncode == 0
+def test_a_broken_picture_does_not_stop_the_others(promptmix: Promptmix, photos: Path, tmp_path: Path) -> None:
+    assert promptmix("train", photos, "--out", tmp_path / "m", "--method", "zero-shot").code == 0
     (tmp_path / "broken.png").write_bytes(b"no picture")
     done = promptmix("predict", tmp_path / "m", tmp_path / "broken.png", photos / "cat")
-    assert done.returncode == 4
-    assert len(done.stdout.splitlines()) == 8
-    assert "broken.png" in done.stderr
+    assert done.code == 4
+    assert len(done.out.splitlines()) == 8
+    assert "broken.png" in done.err
 
 
-def test_help_is_there_and_imports_no_torch() -> None:
+def test_help_is_there_and_imports_no_torch(subprocess_environment: dict[str, str]) -> None:
     code = "import sys; from promptmix.cli.main import app; assert 'torch' not in sys.modules; app(['--help'])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=subprocess_environment)
     assert done.returncode == 0, done.stderr
-    assert all(verb in done.stdout for verb in ("train", "eval", "predict", "info", "classes"))
+    assert all(verb in done.stdout for verb in ("demo", "train", "eval", "predict", "info", "classes"))
 
 
-def test_a_config_file_is_read_and_options_go_over_it(photos: Path, tmp_path: Path) -> None:
+def test_a_config_file_is_read_and_options_go_over_it(promptmix: Promptmix, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("method: coop\nseed: 7\nrecipe: {epochs: 2, rate: 0.01}\noptions: {context_tokens: 2}\n")
     done = promptmix(
         "train",
@@ -102,7 +86,7 @@ def test_a_config_file_is_read_and_options_go_over_it(photos: Path, tmp_path: Pa
         "method.context_tokens=3",
         "--json",
     )
-    assert done.returncode == 0, done.stderr
-    config = json.loads(done.stdout)["config"]
+    assert done.code == 0, done.err
+    config = json.loads(done.out)["config"]
     assert (config["method"], config["seed"]) == ("coop", 7)
     assert (config["recipe"]["epochs"], config["recipe"]["rate"], config["options"]["context_tokens"]) == (1, 0.01, 3)
