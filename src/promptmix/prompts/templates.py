@@ -80,8 +80,10 @@ def parse_template(text: str) -> Template:
         raise ConfigError(f"template {text!r} has other braces; only {{}} is understood")
     if len(text) > _LONGEST_TEMPLATE:
         raise ConfigError(f"a template has {len(text)} characters; at most {_LONGEST_TEMPLATE} are allowed: {text[:40]!r} ...")
-    before, after = text.split("{}")
-    return Template(" ".join(before.split()), " ".join(after.split()), before != before.rstrip(), after != after.lstrip())
+    left, right = text.split("{}")
+    before, after = " ".join(left.split()), " ".join(right.split())
+    # White space beside nothing parts nothing, so that equal templates are equal.
+    return Template(before, after, before != "" and left != left.rstrip(), after != "" and right != right.lstrip())
 
 
 def parse_groups(groups: Sequence[Sequence[str] | str]) -> tuple[TemplateGroup, ...]:
