@@ -6,6 +6,8 @@ All problems of a config come in one error, each with where it is and the neares
 from __future__ import annotations
 
 import difflib
+import json
+import numbers
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -36,32 +38,79 @@ def parse_config(kind: type[Model], values: Mapping[str, Any], what: str) -> Mod
     """
     try:
         # From JSON, so that a list is a fine tuple and a whole number a fine float, while "3" is still no number.
-        return kind.model_validate_json(_to_json(values))
+        return kind.model_validate_json(json.dumps(dict(values), default=_plain))
     except ValidationError as problem:
-        raise ConfigError(f"{what}: " + "; ".join(_describe(error, kind) for error in problem.errors())) from problem
-    except TypeError as problem:
+        raise ConfigError(f"{what}: " + "; ".join(_problems(problem, kind, values))) from problem
+    except (TypeError, ValueError, RecursionError) as problem:
         raise ConfigError(f"{what}: {problem}") from problem
 
 
-def _to_json(values: Mapping[str, Any]) -> str:
-    import json
+def _plain(value: Any) -> Any:
+    """What JSON does not know but means a plain value: numpy's numbers, and paths."""
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(
+        f"a value of type {type(value).__name__} is no option; use texts, numbers, true and false, lists and mappings"
+    )
 
-    return json.dumps(dict(values))
+
+def _problems(problem: ValidationError, kind: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
+    """One description for each place where something is wrong."""
+    unknown: list[str] = []
+    wrong: dict[str, list[Any]] = {}
+    for error in problem.errors():
+        if error["type"] == "json_invalid":
+            return ["a text holds a character that is not UTF-8"]
+        place = _place(error, values)
+        if error["type"] != "extra_forbidden":
+            # An option of several kinds, such as a number or one of some words, has an error for each of them.
+            wrong.setdefault(place, []).append(error)
+            continue
+        known = list(_model_at(kind, error["loc"][:-1]).model_fields)
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        unknown.append(f"unknown option {place!r}, {hint}")
+    return [_describe(place, errors) for place, errors in wrong.items()] + unknown
 
 
-def _describe(error: Any, kind: type[BaseModel]) -> str:
-    place = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), list(kind.model_fields), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(kind.model_fields)}"
-        return f"unknown option {place!r}, {hint}"
-    given = error.get("input")
-    hint = ""
-    if error["type"] == "literal_error" and isinstance(given, str):
-        allowed = [choice.strip("' ") for choice in str(error["ctx"]["expected"]).replace(" or ", ", ").split(",")]
-        near = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
-        hint = f", did you mean {near[0]!r}?" if near else ""
-    return f"{place} is {given!r}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"
+def _place(error: Any, values: Mapping[str, Any]) -> str:
+    """Where an error is, as a person writes it: pydantic also names which of several kinds it tried."""
+    parts: list[str] = []
+    current: Any = values
+    for part in error["loc"]:
+        inside = part in current if isinstance(current, Mapping) else isinstance(current, list | tuple) and isinstance(part, int)
+        if inside or error["type"] == "missing":
+            parts.append(str(part))
+            current = current[part] if inside else None
+    return ".".join(parts)
+
+
+def _model_at(kind: type[BaseModel], path: Iterable[str | int]) -> type[BaseModel]:
+    for part in path:
+        field = kind.model_fields.get(str(part))
+        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            kind = field.annotation
+    return kind
+
+
+def _describe(place: str, errors: list[Any]) -> str:
+    given = errors[0].get("input")
+    first, *others = (error["msg"] for error in errors)
+    demand = " or ".join([f"{first[0].lower()}{first[1:]}", *(other.removeprefix("Input should be ") for other in others)])
+    choices = [
+        choice.strip("' ")
+        for error in errors
+        if error["type"] == "literal_error"
+        for choice in str(error["ctx"]["expected"]).replace(" or ", ", ").split(",")
+    ]
+    near = difflib.get_close_matches(given, choices, n=1, cutoff=0.5) if isinstance(given, str) else []
+    hint = f", did you mean {near[0]!r}?" if near else ""
+    shown = repr(given)
+    return f"{place} is {shown if len(shown) <= 100 else shown[:97] + '...'}: {demand}{hint}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -114,7 +163,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as problem:
         raise ConfigError(f"config file {path} cannot be read: {problem.strerror}") from problem
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:
         raise ConfigError(f"config file {path} is not YAML: {' '.join(str(problem).split())}") from problem
     if content is None:
         return {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
+from promptmix.config import parse_config
 from promptmix.data.images import PictureSource
-from promptmix.data.records import check_class_names
+from promptmix.data.records import check_class_names, class_key
 from promptmix.data.sources import list_pictures, read_folder
 from promptmix.errors import DataError, NotFittedError
 from promptmix.features.cache import FeatureCache
 from promptmix.inference.predictor import Predictor, add_classes, backbone_of, remove_classes
-from promptmix.model_folder import read_model, write_model
+from promptmix.model_folder import SavedModel, read_model, write_model
 from promptmix.training.run import LabelledPictures, RunConfig, run
 
 __all__ = ["PromptClassifier"]
@@ -37,14 +41,16 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         cache: keep image features on disk, so that the next fit is quick.
 
-    After ``fit``, ``classes_`` has the class names and ``result_`` the record of the run, zero-shot beside it.
+    After ``fit``, ``classes_`` has the class names and ``result_`` the record of the run, zero-shot beside it. Names given in ``y`` stay
+    as they are given, so that predictions can be compared with them; in a prompt, "_" reads as a space. Numbers are no class names:
+    the text tower reads them, and a 3 means nothing to it.
     """
 
     def __init__(
         self,
         method: str = "mocoop",
         *,
-        backbone: str = "bundled",
+        backbone: str | Path = "bundled",
         options: Mapping[str, Any] | None = None,
         recipe: Mapping[str, Any] | None = None,
         seed: int = 1,
@@ -65,19 +71,20 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         Raises:
             DataError, ConfigError, BackboneError: see the message.
         """
-        config = RunConfig(
-            method=self.method,
-            options=dict(self.options or {}),
-            recipe=dict(self.recipe or {}),
-            backbone=self.backbone,
-            device=self.device,
-            seed=self.seed,
-        )
-        backbone = load_backbone(self.backbone, device=self.device)
-        outcome = run(config, _labelled(X, y), backbone=backbone, cache=self._feature_cache())
+        training = _labelled(X, y)
+        given = {
+            "method": self.method,
+            "options": _plain(self.options),
+            "recipe": _plain(self.recipe),
+            "backbone": str(self.backbone),
+            "device": self.device,
+            "seed": self.seed,
+        }
+        config = parse_config(RunConfig, given, "arguments of PromptClassifier")
+        backbone = load_backbone(config.backbone, device=config.device)
+        outcome = run(config, training, backbone=backbone, cache=self._feature_cache())
         self.result_ = outcome.result
-        self._predictor = Predictor(outcome.model, backbone=backbone, cache=self._feature_cache())
-        return self
+        return self._use(outcome.model, backbone)
 
     @property
     def classes_(self) -> Shaped[np.ndarray, "class"]:
@@ -94,38 +101,77 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         probabilities: NDArray[np.float64] = self._fitted().logits(_pictures(X)).double().softmax(dim=1).numpy()
         return probabilities
 
+    def score(self, X: object, y: object = None, sample_weight: Sequence[float] | NDArray[np.float64] | None = None) -> float:
+        """Share of pictures whose class is told right: those of a folder with one sub-folder a class, or pictures with their ``y``.
+
+        Names that differ in case, white space or "_" alone are the same class.
+        """
+        if isinstance(X, (str, Path)):
+            _refuse_labels(y)
+            measured = read_folder(Path(X), [str(name) for name in self.classes_])
+            pictures: Sequence[PictureSource] = measured.paths
+            truths = [measured.class_names[label] for label in measured.labels]
+        else:
+            pictures = _pictures(X)
+            truths = _names(y, len(pictures))
+        pairs = zip(self.predict(pictures), truths, strict=True)
+        return float(np.average([class_key(said) == class_key(truth) for said, truth in pairs], weights=sample_weight))
+
     def add_classes(self, class_names: Sequence[str]) -> PromptClassifier:
         """Tell more classes apart, known by name alone; nothing is retrained.
 
         Raises:
             ConfigError: the method cannot know a class it was not trained on.
+            DataError: a name is there already, or is none.
         """
         model = self._fitted().model
-        backbone = backbone_of(model, device=self.device)
+        backbone = load_backbone(self._fitted().backbone.name, device=self.device)
         added = add_classes(model, class_names, backbone)
-        self._predictor = Predictor(added, backbone=backbone, cache=self._feature_cache())
-        return self
+        # As in ``y``, the names stay as they are given.
+        return self._use(dataclasses.replace(added, class_names=(*model.class_names, *class_names)), backbone)
 
     def remove_classes(self, class_names: Sequence[str]) -> PromptClassifier:
-        """Forget classes."""
+        """Forget classes.
+
+        Raises:
+            ConfigError: there is no such class, fewer than two would be left, or the method has its classes fixed by training.
+        """
         model = remove_classes(self._fitted().model, class_names)
-        self._predictor = Predictor(model, device=self.device, cache=self._feature_cache())
-        return self
+        return self._use(model, load_backbone(self._fitted().backbone.name, with_text=False, device=self.device))
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the model folder: a few kilobytes, and enough to predict without a text tower."""
         write_model(Path(folder), self._fitted().model, overwrite=overwrite)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, backbone: str | None = None, device: str = "auto") -> PromptClassifier:
-        """Read a model folder; ``backbone`` says where its backbone lies now, if elsewhere."""
+    def from_pretrained(
+        cls, folder: str | Path, *, backbone: str | Path | None = None, device: str = "auto", cache: bool = True
+    ) -> PromptClassifier:
+        """Read a model folder; ``backbone`` says where its backbone lies now, if elsewhere.
+
+        Raises:
+            CheckpointError: the folder is no model or is damaged, or the backbone is not the one it was trained on.
+            BackboneError: there is no such backbone.
+        """
         model = read_model(Path(folder))
-        name = model.backbone_name if backbone is None else backbone
-        classifier = cls(model.method, backbone=name, options=model.options, device=device)
-        classifier._predictor = Predictor.from_folder(
-            Path(folder), backbone=name, device=device, cache=classifier._feature_cache()
+        loaded = backbone_of(model, None if backbone is None else str(backbone), with_text=False, device=device)
+        classifier = cls(
+            model.method,
+            backbone=loaded.name,
+            options=model.options,
+            recipe=model.training.get("recipe"),
+            seed=model.training.get("seed", 1),
+            device=device,
+            cache=cache,
         )
-        return classifier
+        return classifier._use(model, loaded)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_predictor")
+
+    def _use(self, model: SavedModel, backbone: Backbone) -> PromptClassifier:
+        self._predictor = Predictor(model, backbone=backbone, cache=self._feature_cache())
+        return self
 
     def _fitted(self) -> Predictor:
         predictor: Predictor | None = getattr(self, "_predictor", None)
@@ -137,6 +183,13 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         return FeatureCache() if self.cache else None
 
 
+def _plain(options: object) -> object:
+    """Options as a dict, whatever kind of mapping they are; what is no mapping is left for the config to refuse."""
+    if options is None:
+        return {}
+    return dict(options) if isinstance(options, Mapping) else options
+
+
 def _pictures(source: object) -> Sequence[PictureSource]:
     """The pictures of a folder or a pattern, or those of a list, a tuple or an array; whatever comes from outside is looked at."""
     if isinstance(source, (str, Path)):
@@ -145,33 +198,51 @@ def _pictures(source: object) -> Sequence[PictureSource]:
         raise DataError("pictures come as paths, PIL pictures or numpy arrays, not as a torch tensor; call .numpy() on it")
     if isinstance(source, (Image.Image, bytes)) or (isinstance(source, np.ndarray) and source.ndim == 3):
         raise DataError("this is one picture; put it into a list: [picture]")
-    if not isinstance(source, (Sequence, np.ndarray)):
+    pictures = _in_order(source)
+    if pictures is None:
         raise DataError(f"pictures come as a folder or a list of paths, PIL pictures or arrays, not as {type(source).__name__}")
-    if len(source) == 0:
+    if not pictures:
         raise DataError("there is no picture in the list")
-    return [str(one) if isinstance(one, np.str_) else one for one in source]
+    return [str(one) if isinstance(one, np.str_) else one for one in pictures]
+
+
+def _names(labels: object, count: int) -> list[str]:
+    """The class names that ``y`` holds for so many pictures."""
+    names = None if isinstance(labels, (str, bytes)) else _in_order(labels)
+    if names is None:
+        raise DataError("a list of pictures needs y, a list of their class names")
+    if len(names) != count:
+        raise DataError(f"{count} pictures but {len(names)} labels")
+    for name in names:
+        if not isinstance(name, str):
+            raise DataError(f"label {name!r} is no text; y holds class names, which the model reads, such as 'red fox'")
+    return [str(name) for name in names]
+
+
+def _in_order(values: object) -> list[Any] | None:
+    """A list of what a list, a tuple, an array or a column of a table holds, by place and not by label; None of anything else."""
+    if not isinstance(values, Collection) or isinstance(values, (Mapping, AbstractSet)):
+        return None
+    return list(values)
+
+
+def _refuse_labels(labels: object) -> None:
+    if labels is not None:
+        raise DataError("a folder names its own classes; give y only with a list of pictures")
 
 
 def _labelled(source: object, labels: object) -> LabelledPictures:
     if isinstance(source, (str, Path)):
-        if labels is not None:
-            raise DataError("a folder names its own classes; give y only with a list of pictures")
+        _refuse_labels(labels)
         return LabelledPictures.of(read_folder(Path(source)), f"the folder {source}")
     pictures = _pictures(source)
-    if not isinstance(labels, (Sequence, np.ndarray)) or isinstance(labels, str):
-        raise DataError("a list of pictures needs y, a list of their class names")
-    if len(labels) != len(pictures):
-        raise DataError(f"{len(pictures)} pictures but {len(labels)} labels")
-    for label in labels:
-        if not isinstance(label, str):
-            raise DataError(f"label {label!r} is no text; y holds class names, which the model reads, such as 'red fox'")
-    names = [str(label) for label in labels]
+    names = _names(labels, len(pictures))
     class_names = sorted(set(names))
-    cleaned = check_class_names(class_names)
+    check_class_names(class_names)
     places = {name: place for place, name in enumerate(class_names)}
     return LabelledPictures(
         pictures=pictures,
         labels=[places[name] for name in names],
-        class_names=cleaned,
+        class_names=tuple(class_names),
         description=f"{len(pictures)} given pictures",
     )

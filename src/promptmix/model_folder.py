@@ -248,7 +248,26 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} lacks {key}; restore it or train again")
     for key in sorted(config.keys() - wanted):
         raise CheckpointError(f"{path} has the unknown key {key!r}{did_you_mean(key, sorted(wanted))}")
+    backbone = config["backbone"]
+    for kind, fits, keys in (
+        ("a text", _is_text, ("promptmix_version", "method", "learnt_checksum")),
+        ("a list of texts", _is_list_of_texts, ("trained_class_names", "more_class_names", "expert_names")),
+        ("a JSON object", lambda value: isinstance(value, dict), ("options", "backbone", "training")),
+    ):
+        for key in keys:
+            if not fits(config[key]):
+                raise CheckpointError(f"{path}: {key} is not {kind}; restore it or train again")
+    if backbone.keys() != {"name", "fingerprint"} or not _is_list_of_texts(list(backbone.values())):
+        raise CheckpointError(f"{path}: backbone is not a name and a fingerprint; restore it or train again")
     return config
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def _has_format(path: Path, wanted: str) -> bool:
@@ -264,7 +283,8 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path} is missing; the model is not complete")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a mapping
+            # Copied, because in the file a tensor may lie anywhere, and sums over memory that is not aligned round in another way.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as problem:
         raise CheckpointError(f"{path} is damaged: {problem}") from problem
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.base import clone
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.utils.validation import check_is_fitted
 
-from promptmix import CheckpointError, ConfigError, DataError, NotFittedError, PromptClassifier
+from promptmix import BackboneError, CheckpointError, ConfigError, DataError, NotFittedError, PromptClassifier
 from promptmix.backbones.registry import bundled_folder
 from promptmix.data.pictograms import draw_set
 
@@ -166,3 +167,160 @@ def test_one_picture_is_not_a_list_of_pictures(fitted: PromptClassifier) -> None
         fitted.predict(Image.new("RGB", (8, 8)))
     with pytest.raises(DataError, match="no picture"):
         fitted.predict([])
+
+
+def spelt(names: list[str]) -> list[str]:
+    """As folders are often called: with "_" where a prompt has a space."""
+    return [f"{name}_sign" for name in names]
+
+
+def test_names_stay_as_they_are_given(lists: tuple[list[Path], list[str]], tmp_path: Path) -> None:
+    paths, names = lists[0], spelt(lists[1])
+    classifier = quick("linear-probe").fit(paths, names)
+    assert list(classifier.classes_) == spelt(list(NAMES))
+    right = float(np.mean(classifier.predict(paths) == np.array(names)))
+    assert right > 0.9
+    assert classifier.score(paths, names) == right
+    classifier.save_pretrained(tmp_path / "model")
+    again = PromptClassifier.from_pretrained(tmp_path / "model", device="cpu")
+    assert list(again.predict(paths)) == list(classifier.predict(paths))
+
+
+def test_a_name_with_an_underscore_reads_as_one_with_a_space(lists: tuple[list[Path], list[str]]) -> None:
+    paths, names = lists
+    first = quick().fit(paths, spelt(names))
+    second = quick().fit(paths, [name.replace("_", " ") for name in spelt(names)])
+    np.testing.assert_array_equal(first.predict_proba(paths), second.predict_proba(paths))
+    assert list(first.add_classes(["red_fox"]).classes_) == [*spelt(list(NAMES)), "red_fox"]
+    assert list(first.remove_classes(["Red Fox", "cat sign"]).classes_) == ["anchor_sign", "skull_sign"]
+    with pytest.raises(DataError, match="same name"):
+        quick("zero-shot").fit(paths[:2], ["red_fox", "red fox"])
+
+
+def test_score_reads_a_folder_and_does_not_mind_spelling(
+    fitted: PromptClassifier, lists: tuple[list[Path], list[str]], folder: Path, tmp_path: Path
+) -> None:
+    paths, names = lists
+    right = fitted.score(paths, names)
+    assert fitted.score(folder) == pytest.approx(right)
+    assert fitted.score(paths, [f" {name.upper()}" for name in names]) == right
+    weights = [1.0 if name == "cat" else 0.0 for name in names]
+    cats = [path for path, name in zip(paths, names, strict=True) if name == "cat"]
+    assert fitted.score(paths, names, sample_weight=weights) == pytest.approx(fitted.score(cats, ["cat"] * len(cats)))
+    shutil.copytree(folder / "cat", tmp_path / "one" / "cat")
+    assert fitted.score(tmp_path / "one") == pytest.approx(fitted.score(cats, ["cat"] * len(cats)))
+    shutil.copytree(folder / "cat", tmp_path / "other" / "skul")
+    with pytest.raises(DataError, match="did you mean 'skull'"):
+        fitted.score(tmp_path / "other")
+    with pytest.raises(DataError, match="names its own classes"):
+        fitted.score(folder, names)
+
+
+class Column:
+    """As a column of a table: square brackets ask for a label, not for a place."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __iter__(self) -> Any:
+        return iter(self._values)
+
+    def __contains__(self, value: object) -> bool:
+        return value in self._values
+
+    def __getitem__(self, label: int) -> Any:
+        return self._values[-1 - label]
+
+
+def test_columns_of_tables_and_arrays_of_paths_are_taken_by_place(
+    fitted: PromptClassifier, lists: tuple[list[Path], list[str]]
+) -> None:
+    paths, names = [str(path) for path in lists[0]], lists[1]
+    expected = fitted.predict_proba(paths)
+    for given in (Column(paths), np.array(paths), tuple(paths)):
+        np.testing.assert_array_equal(fitted.predict_proba(given), expected)
+    other = quick().fit(Column(paths), Column(names))
+    np.testing.assert_allclose(other.predict_proba(paths), expected, atol=1e-5)
+    np.testing.assert_allclose(quick().fit(paths, np.array(names)).predict_proba(paths), expected, atol=1e-5)
+
+
+def test_a_loaded_classifier_is_fitted_and_knows_how_it_was_trained(
+    lists: tuple[list[Path], list[str]], folder: Path, tmp_path: Path
+) -> None:
+    classifier = quick(seed=7, options={"top_k": 1}).fit(folder)
+    classifier.save_pretrained(tmp_path / "model")
+    again = PromptClassifier.from_pretrained(tmp_path / "model", device="cpu", cache=False)
+    check_is_fitted(again)
+    assert not hasattr(quick(), "classes_")
+    assert again.get_params()["cache"] is False
+    assert (again.seed, again.method) == (7, "mocoop")
+    assert (again.options["top_k"], again.recipe["epochs"]) == (1, 2)
+    # So training it again is the training it had, up to the rounding of features that do not come from the cache.
+    repeated = clone(again).fit(folder).predict_proba(lists[0])
+    np.testing.assert_allclose(repeated, classifier.predict_proba(lists[0]), atol=1e-5)
+    default = PromptClassifier(device="cpu").fit(folder).predict_proba(lists[0])
+    assert np.abs(default - repeated).max() > 1e-3
+
+
+def test_classes_come_and_go_where_the_backbone_lies_now(
+    folder: Path, lists: tuple[list[Path], list[str]], tmp_path: Path
+) -> None:
+    shutil.copytree(bundled_folder(), tmp_path / "first")
+    classifier = quick("zero-shot", backbone=tmp_path / "first").fit(folder)
+    expected = classifier.predict_proba(lists[0])
+    classifier.save_pretrained(tmp_path / "model")
+    (tmp_path / "first").rename(tmp_path / "second")
+    with pytest.raises(BackboneError, match=r"first.*--backbone"):
+        PromptClassifier.from_pretrained(tmp_path / "model", device="cpu")
+    moved = PromptClassifier.from_pretrained(tmp_path / "model", backbone=tmp_path / "second", device="cpu")
+    np.testing.assert_array_equal(moved.predict_proba(lists[0]), expected)
+    moved.add_classes(["heart"]).remove_classes(["cat"])
+    assert list(moved.classes_) == ["anchor", "skull", "heart"]
+    moved.set_params(backbone="of the next fit")
+    assert list(moved.remove_classes(["heart"]).classes_) == ["anchor", "skull"]
+
+
+def test_one_text_is_no_list_of_classes(folder: Path) -> None:
+    classifier = quick("zero-shot").fit(folder)
+    with pytest.raises(DataError, match="not the text 'okapi'"):
+        classifier.add_classes("okapi")
+    with pytest.raises(DataError, match="not the text 'cat'"):
+        classifier.remove_classes("cat")
+    with pytest.raises(ConfigError, match="no class name"):
+        classifier.remove_classes([])
+    assert list(classifier.classes_) == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"method": "mocop"}, "did you mean 'mocoop'"),
+        ({"options": {"topk": 1}}, "did you mean 'top_k'"),
+        ({"options": {"top_k": "2"}}, "top_k is '2'"),
+        ({"recipe": {"epoch": 1}}, "did you mean 'epochs'"),
+        ({"options": 3}, "options is 3"),
+        ({"recipe": "fast"}, "recipe is 'fast'"),
+        ({"device": "cudo"}, "did you mean 'cuda'"),
+        ({"backbone": "no-such"}, "'no-such'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": "1"}, "seed is '1'"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_one_clear_error(arguments: dict[str, Any], words: str, folder: Path) -> None:
+    # Checked by fit, as scikit-learn's own are, so that clone and set_params work with anything.
+    classifier = PromptClassifier("mocoop", device="cpu")
+    for name, value in arguments.items():
+        setattr(classifier, name, value)
+    with pytest.raises((ConfigError, BackboneError)) as caught:
+        classifier.fit(folder)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_search_over_numbers_of_numpy_works(lists: tuple[list[Path], list[str]]) -> None:
+    paths, names = lists
+    search = GridSearchCV(quick("linear-probe"), {"seed": np.arange(2)}, cv=2, error_score="raise").fit(paths, names)
+    assert search.best_estimator_.score(paths, names) > 0.5

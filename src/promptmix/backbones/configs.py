@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
     "BackboneConfig",
@@ -15,10 +15,11 @@ __all__ = [
 ]
 
 Activation = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
+_Positive = Annotated[float, Field(gt=0)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TextConfig(_Strict):
@@ -66,7 +67,7 @@ class PreprocessConfig(_Strict):
     resize: int = Field(gt=0)
     crop: int = Field(gt=0)
     mean: tuple[float, float, float]
-    standard_deviation: tuple[float, float, float]
+    standard_deviation: tuple[_Positive, _Positive, _Positive]
 
 
 class BackboneConfig(_Strict):
@@ -76,3 +77,14 @@ class BackboneConfig(_Strict):
     text: TextConfig
     vision: VisionTransformerConfig | ModifiedResNetConfig = Field(discriminator="kind")
     preprocess: PreprocessConfig
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> BackboneConfig:
+        if self.preprocess.crop != self.vision.image_size:
+            raise ValueError(
+                f"pictures are cropped to {self.preprocess.crop} pixels, but the image tower takes {self.vision.image_size}"
+            )
+        for tower, part in (("text", self.text), ("vision", self.vision)):
+            if isinstance(part, TextConfig | VisionTransformerConfig) and part.width % part.heads:
+                raise ValueError(f"{tower}.width is {part.width}, which does not divide by {part.heads} heads")
+        return self

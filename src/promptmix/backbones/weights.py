@@ -27,6 +27,7 @@ from promptmix.runtime import atomic_path, short_hash, tensors_checksum, write_j
 __all__ = ["FORMAT", "load_folder", "save_folder"]
 
 FORMAT = "promptmix-backbone"
+_VERSION = 1
 _ONLY_ELSEWHERE = (".position_ids", ".num_batches_tracked")  # buffers that carry no information
 
 
@@ -38,6 +39,10 @@ def load_folder(folder: Path, name: str, *, with_text: bool = True, with_vision:
     """
     raw = _read_json(folder / "config.json")
     if raw.get("format") == FORMAT:
+        if raw.get("format_version", _VERSION) != _VERSION:
+            raise BackboneError(
+                f"{folder / 'config.json'} has format version {raw['format_version']}; this promptmix reads {_VERSION}: update it"
+            )
         fields = {key: value for key, value in raw.items() if key not in ("format", "format_version")}
         config = _validated(BackboneConfig, fields, folder / "config.json")
     elif raw.get("model_type") == "clip":
@@ -48,6 +53,12 @@ def load_folder(folder: Path, name: str, *, with_text: bool = True, with_vision:
     tensors = _read_tensors(folder / "model.safetensors")
     if raw.get("format") != FORMAT:
         tensors = _from_transformers(tensors, config)
+    for key in sorted(tensors):
+        if key != "logit_scale" and not key.startswith(("text.", "vision.")):
+            raise BackboneError(f"{folder}: the weights have {key}, which is part of no tower")
+    logit_scale = _required(tensors, "logit_scale", folder)
+    if logit_scale.numel() != 1:
+        raise BackboneError(f"{folder}: logit_scale is {tuple(logit_scale.shape)}, not one number")
     fingerprint = _fingerprint(tensors, config)
 
     tokenizer: Tokenizer | None = None
@@ -74,7 +85,7 @@ def load_folder(folder: Path, name: str, *, with_text: bool = True, with_vision:
         name=name,
         fingerprint=fingerprint,
         config=config,
-        logit_scale=float(_required(tensors, "logit_scale", folder).float().exp()),
+        logit_scale=float(logit_scale.float().exp()),
         tokenizer=tokenizer,
         vision=vision,
         text=text,
@@ -94,7 +105,7 @@ def save_folder(
         save_file(tensors, temporary)
     with atomic_path(folder / "tokenizer.json") as temporary:
         temporary.write_text(tokenizer_json, encoding="utf-8")
-    write_json(folder / "config.json", {"format": FORMAT, "format_version": 1, **config.model_dump()})
+    write_json(folder / "config.json", {"format": FORMAT, "format_version": _VERSION, **config.model_dump()})
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -102,7 +113,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise BackboneError(f"no backbone at {path.parent}: {path.name} is missing")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as problem:
+    except (ValueError, OSError, RecursionError) as problem:
         raise BackboneError(f"{path} cannot be read: {problem}") from problem
     if not isinstance(value, dict):
         raise BackboneError(f"{path} does not hold a JSON object")
@@ -122,7 +133,10 @@ def _validated(kind: type[BackboneConfig], fields: dict[str, Any], path: Path) -
     try:
         return kind.model_validate(fields)
     except ValidationError as problem:
-        wrong = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in problem.errors())
+        wrong = "; ".join(
+            ": ".join([*filter(None, [".".join(map(str, error["loc"]))]), error["msg"].removeprefix("Value error, ")])
+            for error in problem.errors()
+        )
         raise BackboneError(f"{path}: {wrong}") from problem
 
 
@@ -158,12 +172,16 @@ def _fingerprint(tensors: dict[str, Tensor], config: BackboneConfig) -> str:
 def _transformers_config(raw: dict[str, Any], folder: Path) -> BackboneConfig:
     path = folder / "config.json"
     text, vision = _required(raw, "text_config", path), _required(raw, "vision_config", path)
+    for name, part in (("text_config", text), ("vision_config", vision)):
+        if not isinstance(part, dict):
+            raise BackboneError(f"{path}: {name} is {part!r}, not a JSON object")
     images_path = folder / "preprocessor_config.json"
     images = _read_json(images_path)
     # Early OpenAI conversions say eos_token_id 2 and mean the last token of the vocabulary, as their tokenizer does.
     end_token = text.get("eos_token_id", 49407)
+    vocabulary_size = text.get("vocab_size", 49408)
     if end_token == 2:
-        end_token = text["vocab_size"] - 1
+        end_token = vocabulary_size - 1
     size, crop = _required(images, "size", images_path), _required(images, "crop_size", images_path)
     fields = {
         "embedding_width": _required(raw, "projection_dim", path),
@@ -173,7 +191,7 @@ def _transformers_config(raw: dict[str, Any], folder: Path) -> BackboneConfig:
             "heads": _required(text, "num_attention_heads", path),
             "mlp_width": _required(text, "intermediate_size", path),
             "context_length": text.get("max_position_embeddings", 77),
-            "vocabulary_size": text.get("vocab_size", 49408),
+            "vocabulary_size": vocabulary_size,
             "activation": text.get("hidden_act", "quick_gelu"),
             "layer_norm_epsilon": text.get("layer_norm_eps", 1e-5),
             "start_token": end_token - 1 if text.get("eos_token_id", 2) == 2 else text.get("bos_token_id", 49406),

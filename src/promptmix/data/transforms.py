@@ -7,7 +7,9 @@ import math
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from promptmix.config import StrictModel
 
 __all__ = ["Augmentation", "augmented_view"]
 
@@ -15,7 +17,7 @@ _RATIOS = (3 / 4, 4 / 3)  # width to height of the part, before it is made squar
 _TRIES = 10
 
 
-class Augmentation(BaseModel):
+class Augmentation(StrictModel):
     """How many augmented views a picture gets, and how they are made.
 
     Attributes:
@@ -23,8 +25,6 @@ class Augmentation(BaseModel):
         min_scale: least share of the picture's area that a view shows, above 0 and up to 1.
         flip: probability that a view is mirrored; 0 where left and right mean something.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     views: int = Field(default=4, ge=0, le=1000)
     min_scale: float = Field(default=0.08, gt=0, le=1)

@@ -19,7 +19,10 @@ __all__ = ["RunResult", "peak_memory_bytes", "read_result", "versions", "write_r
 
 
 class RunResult(StrictModel):
-    """What a run did and what came of it. ``data`` says what the metrics were measured on; ``seconds`` by phase."""
+    """What a run did and what came of it. ``data`` says what the metrics were measured on; ``seconds`` by phase.
+
+    ``config`` is what was asked for, with every default; what a search or a file of templates gave stands in the saved model.
+    """
 
     format: str = "promptmix-result-1"
     method: str

@@ -14,8 +14,8 @@ from torch import Tensor
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.data.images import PictureSource
-from promptmix.data.records import check_class_names
-from promptmix.errors import BackboneError, CheckpointError, ConfigError, did_you_mean
+from promptmix.data.records import check_class_names, class_key
+from promptmix.errors import BackboneError, CheckpointError, ConfigError, DataError, did_you_mean
 from promptmix.evaluation.evaluate import Prediction, predict_features
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features
@@ -114,9 +114,9 @@ def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbon
         DataError: a name is there already, is empty, or is too long for the text tower.
         CheckpointError: the backbone is not the model's.
     """
-    names = check_class_names([*model.class_names, *class_names])
+    _check_list(class_names)
+    new_names = check_class_names([*model.class_names, *class_names])[len(model.class_names) :]
     _check_backbone(model, backbone)
-    new_names = names[len(model.class_names) :]
     if not new_names:
         raise ConfigError("no class name was given to add")
     method = build_method(
@@ -124,20 +124,28 @@ def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbon
     )
     method.load_learnt_state(model.learnt)
     features = torch.cat([model.classifier.class_features, method.encode_classes(new_names).cpu()], dim=1)
+    # The names that were there stay as they are: a person's labels may have "_" where a prompt has a space.
+    names = (*model.class_names, *new_names)
     return dataclasses.replace(model, class_names=names, classifier=model.classifier.with_classes(features))
 
 
 def remove_classes(model: SavedModel, class_names: Sequence[str]) -> SavedModel:
-    """The same model without some classes.
+    """The same model without some classes, which may be written in any case, and with "_" for a space.
 
     Raises:
         ConfigError: a name is not one of the model's, fewer than two classes would be left, or the method has numbers of its own for
             each class.
+        DataError: one text was given instead of a list of names.
     """
+    _check_list(class_names)
+    known = {class_key(name) for name in model.class_names}
     for name in class_names:
-        if name not in model.class_names:
+        if class_key(name) not in known:
             raise ConfigError(f"the model has no class {name!r}{did_you_mean(name, model.class_names)}")
-    kept = [index for index, name in enumerate(model.class_names) if name not in class_names]
+    if not class_names:
+        raise ConfigError("no class name was given to remove")
+    removed = {class_key(name) for name in class_names}
+    kept = [index for index, name in enumerate(model.class_names) if class_key(name) not in removed]
     if len(kept) < 2:
         raise ConfigError(f"{len(kept)} class would be left; a model needs at least two")
     if model.classifier.class_bias is not None:
@@ -145,6 +153,14 @@ def remove_classes(model: SavedModel, class_names: Sequence[str]) -> SavedModel:
     features = model.classifier.class_features[:, kept]
     names = tuple(model.class_names[index] for index in kept)
     return dataclasses.replace(model, class_names=names, classifier=model.classifier.with_classes(features))
+
+
+def _check_list(class_names: Sequence[str]) -> None:
+    if isinstance(class_names, str):
+        raise DataError(f"class names must be a list of names, not the text {class_names!r}; write [{class_names!r}]")
+    for name in class_names:
+        if not isinstance(name, str):
+            raise DataError(f"class name {name!r} is not text; write class names as text")
 
 
 def _check_backbone(model: SavedModel, backbone: Backbone) -> None:

@@ -42,7 +42,7 @@ class MixtureOfPromptsConfig(MethodConfig):
     top_k: int = Field(default=2, ge=1, description="experts that answer for a picture; never more than there are")
     text_weight: float = Field(default=5.0, ge=0)
     router_weight: float = Field(default=1.0, ge=0)
-    text_temperature: float | Literal["logit_scale"] = Field(
+    text_temperature: Annotated[float, Field(gt=0)] | Literal["logit_scale"] = Field(
         default="logit_scale", description="factor of the text loss's cosines"
     )
     text_direction: Literal["prototypes", "prompts"] = Field(

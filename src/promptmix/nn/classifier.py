@@ -121,21 +121,28 @@ class Classifier:
         if features.ndim != 3 or min(features.shape) < 1:
             raise ValueError(f"class_features has shape {tuple(features.shape)}, not expert x class x embedding")
         experts, classes, width = features.shape
-        router = None
-        if experts > 1 or "router.weight" in tensors:
-            for name in ("router.weight", "router.bias", "router.top_k"):
-                if name not in tensors:
-                    raise ValueError(f"tensor {name} is missing")
-            router = Router(weight=tensors["router.weight"], bias=tensors["router.bias"], top_k=int(tensors["router.top_k"]))
+        routed = experts > 1 or any(name.startswith("router.") for name in tensors)
+        for name in ("router.weight", "router.bias", "router.top_k") if routed else ():
+            if name not in tensors:
+                raise ValueError(f"tensor {name} is missing")
         shapes = {
+            "scale": (),
             "router.weight": (experts, width),
             "router.bias": (experts,),
+            "router.top_k": (),
             "class_bias": (classes,),
             "image_map": (width, width),
+            "renormalise": (),
         }
         for name, shape in shapes.items():
             if name in tensors and tuple(tensors[name].shape) != shape:
                 raise ValueError(f"{name} is {tuple(tensors[name].shape)}, not {shape}")
+        router = None
+        if routed:
+            top_k = int(tensors["router.top_k"])
+            if not 1 <= top_k <= experts:
+                raise ValueError(f"router.top_k is {top_k}, but there are {experts} experts")
+            router = Router(weight=tensors["router.weight"], bias=tensors["router.bias"], top_k=top_k)
         return Classifier(
             class_features=features,
             scale=float(tensors["scale"]),

@@ -20,7 +20,8 @@ class Choice:
 
     Attributes:
         options: the candidate that did best.
-        accuracies: of each candidate, in their order, on the held-out shots.
+        candidates: all that were tried.
+        accuracies: of each candidate, in their order, on the held-out shots; shares from 0 to 1.
         num_held_out: how many pictures these were measured on.
     """
 
@@ -47,7 +48,8 @@ def choose_options(
 ) -> Choice:
     """Try every candidate on three quarters of the shots of each class and measure it on the rest.
 
-    The same seed holds out the same pictures, so a resumed run chooses again what it chose before.
+    The same seed holds out the same pictures, so a run that is resumed chooses again what it chose before: the search itself is not
+    kept but repeated, from image features that are cached. A run that is finished searches no more.
 
     Args:
         candidates: options to lay over the others; of equally good ones the first is taken, so put the simplest first.

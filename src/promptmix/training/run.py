@@ -136,11 +136,18 @@ def run(
     started = time.monotonic()
     seconds: dict[str, float] = {}
     kind = method_class(config.method)
-    open_options = kind.open_options(kind.parse_options(config.options))  # problems come before any work
+    asked = kind.parse_options(config.options)  # problems come before any work
+    open_options = kind.open_options(asked)
     recipe = parse_config(Recipe, {**kind.default_recipe(config.shots).model_dump(), **config.recipe}, "recipe")
-    if out is not None and not (resume and (out / "run.json").is_file()):
+    resumes = out is not None and resume and (out / "run.json").is_file()
+    if out is not None and not resumes:
         refuse_overwrite(out, overwrite, "run")
     backbone = backbone if backbone is not None else load_backbone(config.backbone, device=config.device)
+    run_key = _run_key(config, recipe, backbone, training, more_class_names)
+    if out is not None and resumes:
+        finished = _finished_run(out, run_key)
+        if finished is not None:
+            return finished
     options = config.options
     notes = list(notes)
     if open_options:
@@ -149,20 +156,26 @@ def run(
             tried = config.model_copy(update={"options": {**config.options, **candidate}})
             parts = training.subset(learnt_from), training.subset(held_out)
             outcome = run(
-                tried, *parts, more_class_names=more_class_names, backbone=backbone, cache=cache, on_progress=on_progress
+                tried,
+                *parts,
+                more_class_names=more_class_names,
+                backbone=backbone,
+                cache=cache,
+                on_progress=lambda stage, *progress: on_progress(f"choosing options: {stage}", *progress),
             )
             return float(outcome.result.metrics["accuracy"])
 
+        begun = time.monotonic()
         choice = choose_options(open_options, training.labels, training.class_names, config.seed, accuracy_with)
         options = {**options, **choice.options}
         notes.append(choice.note())
+        seconds["choosing"] = time.monotonic() - begun
     method = build_method(config.method, options, backbone, training.class_names, config.seed, more_class_names)
     method.to(backbone.device)
-    run_key = _run_key(config, recipe, backbone, training)
-    if out is not None:
-        finished = _open_run_folder(out, run_key, config, recipe, resume)
-        if finished is not None:
-            return finished
+    if out is not None and not resumes:
+        if resume:
+            logger.warning("there is no run to resume in %s; a new one starts", out)
+        _start_run_folder(out, run_key, config, recipe)
 
     # Image features: each picture once, from the cache where it was seen before. Those of the test pictures are made now too: what
     # is wrong with one should not wait for the end of the training.
@@ -259,7 +272,11 @@ def run(
         method=config.method,
         backbone_name=backbone.name,
         backbone_fingerprint=backbone.fingerprint,
-        config={**config.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json"), "options": method.saved_options()},
+        config={
+            **config.model_dump(mode="json"),
+            "recipe": recipe.model_dump(mode="json"),
+            "options": asked.model_dump(mode="json"),
+        },
         data=f"trained on {training.description}; measured on {measured.description}",
         split_hash=hash_of_split,
         seed=config.seed,
@@ -306,10 +323,13 @@ def run(
     return Outcome(model=model, result=result)
 
 
-def _run_key(config: RunConfig, recipe: Recipe, backbone: Backbone, training: LabelledPictures) -> str:
+def _run_key(
+    config: RunConfig, recipe: Recipe, backbone: Backbone, training: LabelledPictures, more_class_names: Sequence[str]
+) -> str:
     """Hash of all that the trained parameters depend on."""
     wanted = config.model_dump(mode="json", exclude={"device", "backbone", "skip_bad"})
-    parts = [json.dumps(wanted, sort_keys=True), recipe.model_dump_json(), backbone.fingerprint, *training.class_names]
+    parts = [json.dumps(wanted, sort_keys=True), recipe.model_dump_json(), backbone.fingerprint]
+    parts += [json.dumps(list(names)) for names in (training.class_names, more_class_names)]
     for picture, label in zip(training.pictures, training.labels, strict=True):
         try:
             parts.append(f"{label} {content_key(picture)}")
@@ -318,31 +338,32 @@ def _run_key(config: RunConfig, recipe: Recipe, backbone: Backbone, training: La
     return short_hash(*parts)
 
 
-def _open_run_folder(out: Path, run_key: str, config: RunConfig, recipe: Recipe, resume: bool) -> Outcome | None:
-    """Make the run folder ready; a finished run of the same key is returned when resuming. A run that is in the way goes."""
+def _finished_run(out: Path, run_key: str) -> Outcome | None:
+    """The run in a folder where it is finished; None where it is to be gone on with. It must be of this key."""
     marker = out / "run.json"
-    if resume and marker.is_file():
-        try:
-            there = json.loads(marker.read_text(encoding="utf-8"))["run_key"]
-        except (ValueError, KeyError, TypeError) as problem:
-            raise CheckpointError(f"{marker} is damaged or not of a run; choose another folder, or remove it") from problem
-        if there != run_key:
-            raise CheckpointError(
-                f"{out} holds a run with other options, pictures or backbone; choose another folder, or pass --overwrite"
-            )
-        if (out / "result.json").is_file():
-            finished = Outcome(model=read_model(out / "model"), result=read_result(out / "result.json"))
-            logger.warning("the run in %s was finished before; its result is shown again", out)
-            return finished
+    try:
+        there = json.loads(marker.read_text(encoding="utf-8"))["run_key"]
+    except (ValueError, KeyError, TypeError) as problem:
+        raise CheckpointError(f"{marker} is damaged or not of a run; choose another folder, or remove it") from problem
+    if there != run_key:
+        raise CheckpointError(
+            f"{out} holds a run with other options, pictures or backbone; choose another folder, or pass --overwrite"
+        )
+    if not (out / "result.json").is_file():
         return None
-    if resume:
-        logger.warning("there is no run to resume in %s; a new one starts", out)
+    finished = Outcome(model=read_model(out / "model"), result=read_result(out / "result.json"))
+    logger.warning("the run in %s was finished before; its result is shown again", out)
+    return finished
+
+
+def _start_run_folder(out: Path, run_key: str, config: RunConfig, recipe: Recipe) -> None:
+    """Make the folder ready for a new run. A run that is in the way goes."""
     with writing(out):
         for name in ("run.json", "split.json", "log.jsonl", "checkpoint.safetensors", "predictions.csv", "result.json"):
             (out / name).unlink(missing_ok=True)
         remove_model(out / "model")
     write_json(
-        marker,
+        out / "run.json",
         {
             "format": "promptmix-run",
             "run_key": run_key,
@@ -351,7 +372,6 @@ def _open_run_folder(out: Path, run_key: str, config: RunConfig, recipe: Recipe,
             "versions": versions(),
         },
     )
-    return None
 
 
 def _check_classes(labels: Tensor, training: LabelledPictures) -> None:

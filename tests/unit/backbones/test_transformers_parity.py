@@ -16,9 +16,12 @@ from promptmix.errors import BackboneError
 transformers = pytest.importorskip("transformers", reason="the transformers library is for development only")
 
 
-def write_clip(folder: Path, activation: str) -> object:
-    """A small CLIP in the transformers format, with the bundled tokenizer."""
-    tokens = {"bos_token_id": 1032, "eos_token_id": 1033, "pad_token_id": 1033}
+TOKENS = {"bos_token_id": 1032, "eos_token_id": 1033, "pad_token_id": 1033}
+EARLY_TOKENS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}  # early conversions say so and mean the last token
+
+
+def write_clip(folder: Path, activation: str, tokens: dict[str, int] = TOKENS, half: bool = False) -> object:
+    """A small CLIP in the transformers format, with the bundled tokenizer; returns the model that the files hold."""
     config = transformers.CLIPConfig(
         text_config={
             "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 1034,
@@ -35,7 +38,10 @@ def write_clip(folder: Path, activation: str) -> object:
         model = transformers.CLIPModel(config).eval()
         for parameter in model.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
+    if half:
+        model.half()
     model.save_pretrained(folder)
+    model.float()
     preprocess = {
         "size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.25, 0.25, 0.25], "resample": 3, "do_resize": True, "do_center_crop": True, "do_rescale": True,
@@ -46,20 +52,29 @@ def write_clip(folder: Path, activation: str) -> object:
     return model
 
 
-@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
-def test_features_are_those_of_transformers(activation: str, tmp_path: Path) -> None:
-    model = write_clip(tmp_path, activation)
+@pytest.mark.parametrize(
+    ("activation", "tokens", "half"),
+    [
+        ("quick_gelu", TOKENS, False),
+        ("gelu", TOKENS, False),
+        ("gelu_pytorch_tanh", TOKENS, False),
+        ("quick_gelu", EARLY_TOKENS, False),
+        ("quick_gelu", TOKENS, True),
+    ],
+)
+def test_features_are_those_of_transformers(activation: str, tokens: dict[str, int], half: bool, tmp_path: Path) -> None:
+    model = write_clip(tmp_path, activation, tokens, half)
     backbone = load_backbone(str(tmp_path), device="cpu")
     assert backbone.vision is not None
     assert backbone.text is not None
     pixels = torch.rand(3, 3, 32, 32)
-    tokens = torch.tensor([[1032, 5, 9, 1033, 1033], [1032, 7, 1033, 1033, 1033]])
+    sequences = torch.tensor([[1032, 5, 9, 1033, 1033], [1032, 7, 1033, 1033, 1033]])
     ends = torch.tensor([3, 2])
     with torch.no_grad():
         theirs_image = model.get_image_features(pixel_values=pixels)  # type: ignore[attr-defined]
-        theirs_text = model.get_text_features(input_ids=tokens)  # type: ignore[attr-defined]
+        theirs_text = model.get_text_features(input_ids=sequences)  # type: ignore[attr-defined]
         ours_image = backbone.vision(pixels)
-        ours_text = backbone.text.encode_padded(backbone.text.token_embedding(tokens), ends)
+        ours_text = backbone.text.encode_padded(backbone.text.token_embedding(sequences), ends)
     # Newer versions wrap the features.
     theirs_image, theirs_text = (getattr(one, "pooler_output", one) for one in (theirs_image, theirs_text))
     torch.testing.assert_close(ours_image, theirs_image, rtol=1e-4, atol=1e-4)
@@ -67,6 +82,7 @@ def test_features_are_those_of_transformers(activation: str, tmp_path: Path) -> 
     assert backbone.logit_scale == pytest.approx(float(model.logit_scale.detach().exp()), rel=1e-6)  # type: ignore[attr-defined]
     cosines = functional.normalize(ours_image, dim=-1) @ functional.normalize(ours_text, dim=-1).T
     assert cosines.abs().max() <= 1.00001
+    assert backbone.config.text.end_token == 1033
 
 
 def test_a_file_cut_short_is_named(tmp_path: Path) -> None:

@@ -73,3 +73,31 @@ def test_the_target_raises_the_groups_that_fit_best(with_labels: bool) -> None:
         raised = torch.stack([fit[expert] + (10.0 if expert in best else 0.0) for expert in range(EXPERTS)])
         torch.testing.assert_close(target[image], raised.exp() / raised.exp().sum())
         assert float(target[image, best].sum()) > 0.999
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_gradients_are_those_of_the_weighted_mean(renormalise: bool) -> None:
+    images, features = unit(IMAGES, WIDTH).requires_grad_(), unit(EXPERTS, CLASSES, WIDTH, seed=2).requires_grad_()
+    scores = unit(IMAGES, EXPERTS, seed=3).requires_grad_()
+    direction = unit(IMAGES, CLASSES, seed=6)
+    weights = routing_weights(scores, 2)
+    mean = torch.einsum("bg,gcd->bcd", weights, features)
+    plain = 10.0 * torch.einsum("bd,bcd->bc", images, functional.normalize(mean, dim=-1) if renormalise else mean)
+    wanted = (images, features, scores)
+    ours = torch.autograd.grad(mixture_logits(images, features, weights, 10.0, renormalise), wanted, direction, retain_graph=True)
+    for mine, theirs in zip(ours, torch.autograd.grad(plain, wanted, direction), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    # Experts that do not answer have no say, so the router's scores for them do not move.
+    assert torch.equal(ours[2] != 0, weights > 0)
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 9])
+def test_the_target_may_raise_as_many_as_there_are(top_k: int) -> None:
+    images, prototypes = unit(IMAGES, WIDTH), unit(EXPERTS, CLASSES, WIDTH, seed=5)
+    before = images.clone(), prototypes.clone()
+    labels = torch.arange(IMAGES) % CLASSES
+    target = router_target(images, prototypes, labels, top_k, 10.0)
+    torch.testing.assert_close(target.sum(dim=1), torch.ones(IMAGES, dtype=torch.float64))
+    assert int((target > 0.01).sum(dim=1).min()) == min(top_k, EXPERTS)
+    assert torch.equal(images, before[0])
+    assert torch.equal(prototypes, before[1])

@@ -1,0 +1,103 @@
+"""A fitted classifier as tensors: what it says, and that it is read back strictly."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from promptmix.nn.classifier import Classifier, Router, move_features
+from promptmix.runtime import torch_generator
+
+EXPERTS, CLASSES, WIDTH = 3, 4, 6
+
+
+def drawn(*shape: int, purpose: str) -> Tensor:
+    return torch.randn(*shape, generator=torch_generator(0, purpose))
+
+
+FEATURES = functional.normalize(drawn(EXPERTS, CLASSES, WIDTH, purpose="features"), dim=-1)
+IMAGES = functional.normalize(drawn(5, WIDTH, purpose="images"), dim=-1)
+ROUTER = Router(weight=drawn(EXPERTS, WIDTH, purpose="weight"), bias=drawn(EXPERTS, purpose="bias"), top_k=2)
+EVERYTHING = Classifier(
+    class_features=FEATURES,
+    scale=3.3,
+    router=ROUTER,
+    image_map=0.3 * drawn(WIDTH, WIDTH, purpose="map"),
+    renormalise=True,
+)
+PROBE = Classifier(class_features=FEATURES[:1], scale=1.0, class_bias=drawn(CLASSES, purpose="class bias"))
+
+
+def test_the_image_side_moves_and_stays_normalised() -> None:
+    matrix = drawn(WIDTH, WIDTH, purpose="map")
+    for moved, image in zip(move_features(IMAGES, matrix), IMAGES, strict=True):
+        torch.testing.assert_close(moved, functional.normalize(image + matrix @ image, dim=0))
+    torch.testing.assert_close(move_features(IMAGES, torch.zeros(WIDTH, WIDTH)), IMAGES)
+
+
+def test_routing_looks_at_the_feature_before_it_is_moved() -> None:
+    assert EVERYTHING.image_map is not None
+    torch.testing.assert_close(EVERYTHING.expert_weights(IMAGES), ROUTER.weights(IMAGES))
+    moved = move_features(IMAGES, EVERYTHING.image_map)
+    mixed = torch.einsum("bg,gcd->bcd", ROUTER.weights(IMAGES), FEATURES)
+    expected = 3.3 * torch.einsum("bd,bcd->bc", moved, functional.normalize(mixed, dim=-1))
+    torch.testing.assert_close(EVERYTHING.logits(IMAGES), expected)
+
+
+def test_a_probe_adds_its_bias() -> None:
+    assert PROBE.class_bias is not None
+    torch.testing.assert_close(PROBE.logits(IMAGES), IMAGES @ FEATURES[0].T + PROBE.class_bias)
+    assert torch.equal(PROBE.expert_weights(IMAGES), torch.ones(5, 1))
+
+
+@pytest.mark.parametrize(
+    "classifier",
+    [EVERYTHING, PROBE, Classifier(class_features=FEATURES[:1], scale=100.0), dataclasses.replace(EVERYTHING, image_map=None)],
+)
+def test_what_is_written_is_read(classifier: Classifier) -> None:
+    again = Classifier.from_tensors(classifier.tensors())
+    assert again.scale == classifier.scale
+    assert again.renormalise == classifier.renormalise
+    assert (again.router is None) == (classifier.router is None)
+    assert torch.equal(again.logits(IMAGES), classifier.logits(IMAGES))
+
+
+def test_other_classes_keep_all_else() -> None:
+    more = torch.cat([FEATURES, FEATURES[:, :1]], dim=1)
+    wider = EVERYTHING.with_classes(more)
+    assert wider.logits(IMAGES).shape == (5, CLASSES + 1)
+    torch.testing.assert_close(wider.logits(IMAGES)[:, :CLASSES], EVERYTHING.logits(IMAGES))
+    torch.testing.assert_close(wider.logits(IMAGES)[:, CLASSES], EVERYTHING.logits(IMAGES)[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"surprise": torch.zeros(1)}, "unknown tensor surprise"),
+        ({"class_features": None}, "class_features is missing"),
+        ({"scale": None}, "scale is missing"),
+        ({"router.bias": None}, r"router\.bias is missing"),
+        ({"router.weight": None}, r"router\.weight is missing"),
+        ({"router.top_k": None}, r"router\.top_k is missing"),
+        ({"class_features": torch.zeros(CLASSES, WIDTH)}, r"class_features has shape \(4, 6\)"),
+        ({"class_features": torch.zeros(0, CLASSES, WIDTH)}, r"class_features has shape \(0, 4, 6\)"),
+        ({"router.weight": torch.zeros(2, WIDTH)}, r"router\.weight is \(2, 6\), not \(3, 6\)"),
+        ({"router.bias": torch.zeros(2)}, r"router\.bias is \(2,\), not \(3,\)"),
+        ({"image_map": torch.zeros(2, 2)}, r"image_map is \(2, 2\), not \(6, 6\)"),
+        ({"class_bias": torch.zeros(3)}, r"class_bias is \(3,\), not \(4,\)"),
+        ({"scale": torch.zeros(2)}, r"scale is \(2,\), not \(\)"),
+        ({"router.top_k": torch.tensor(0)}, r"router\.top_k is 0"),
+        ({"router.top_k": torch.zeros(2)}, r"router\.top_k is \(2,\), not \(\)"),
+        ({"router.top_k": torch.tensor(4)}, r"router\.top_k is 4, but there are 3 experts"),
+        ({"router.weight": None, "router.bias": None}, r"router\.weight is missing"),
+    ],
+)
+def test_reading_is_strict(change: dict[str, Any], words: str) -> None:
+    tensors = {name: tensor for name, tensor in {**EVERYTHING.tensors(), **change}.items() if tensor is not None}
+    with pytest.raises(ValueError, match=words):
+        Classifier.from_tensors(tensors)
