@@ -18,6 +18,7 @@ def measure_startup(rounds: int = 7) -> dict[str, Any]:
     commands = {
         "python": ["-c", "pass"],
         "import_promptmix": ["-c", "import promptmix"],
+        "import_classifier": ["-c", "from promptmix import PromptClassifier"],
         "help": ["-c", "from promptmix.cli.main import run; run()", "--help"],
     }
     return {

@@ -37,6 +37,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         method: ``mocoop``, ``coop``, ``linear-probe``, ``zero-shot`` or ``ensemble``; ``options`` are its own.
         backbone: ``bundled`` (knows pictograms, not photographs) or a folder with a CLIP.
         recipe: what to change of the method's recipe, such as ``{"epochs": 20}``.
+        augmentation: augmented views to train on, such as ``{"views": 0}`` for none; see :class:`~promptmix.data.transforms.Augmentation`.
         seed: of every random choice.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         cache: keep image features on disk, so that the next fit is quick.
@@ -53,6 +54,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         backbone: str | Path = "bundled",
         options: Mapping[str, Any] | None = None,
         recipe: Mapping[str, Any] | None = None,
+        augmentation: Mapping[str, Any] | None = None,
         seed: int = 1,
         device: str = "auto",
         cache: bool = True,
@@ -61,6 +63,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.backbone = backbone
         self.options = options
         self.recipe = recipe
+        self.augmentation = augmentation
         self.seed = seed
         self.device = device
         self.cache = cache
@@ -76,6 +79,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             "method": self.method,
             "options": _plain(self.options),
             "recipe": _plain(self.recipe),
+            "augmentation": _plain(self.augmentation),
             "backbone": str(self.backbone),
             "device": self.device,
             "seed": self.seed,
@@ -140,7 +144,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         return self._use(model, load_backbone(self._fitted().backbone.name, with_text=False, device=self.device))
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write the model folder: a few kilobytes, and enough to predict without a text tower."""
+        """Write the model folder: tens of kilobytes to a megabyte, and enough to predict without a text tower."""
         write_model(Path(folder), self._fitted().model, overwrite=overwrite)
 
     @classmethod

@@ -65,6 +65,10 @@ def train(
     hold_out: Annotated[float, typer.Option(help="Share held out to measure on, without --shots and --test.")] = 0.2,
     seed: Annotated[int | None, typer.Option(help="Seed of every random choice; 1 unless told otherwise.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
+    more_classes: Annotated[
+        list[str] | None,
+        typer.Option("--more-class", help="A class name without pictures, for method.text_classes=all; repeatable."),
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any option: method.top_k=3, recipe.rate=0.01.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run; where there is none, start one.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away the run that is there.")] = False,
@@ -89,6 +93,7 @@ def train(
         hold_out,
         seed,
         epochs,
+        more_classes or [],
         settings or [],
         resume,
         overwrite,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from promptmix.cli.output import percent, progress
 from promptmix.config import apply_overrides, parse_config, read_yaml
-from promptmix.data.records import PictureSet
+from promptmix.data.records import PictureSet, check_class_names
 from promptmix.data.sampling import sample_shots
 from promptmix.data.sources import read_folder
 from promptmix.errors import ConfigError, InterruptedRun, listed, printable
@@ -27,6 +27,7 @@ def train(
     hold_out: float,
     seed: int | None,
     epochs: int | None,
+    more_classes: list[str],
     settings: list[str],
     resume: bool,
     overwrite: bool,
@@ -74,6 +75,7 @@ def train(
                 out=out,
                 split=parts,
                 notes=notes,
+                more_class_names=check_class_names([*pictures.class_names, *more_classes])[len(pictures.class_names) :],
                 resume=resume,
                 overwrite=overwrite,
                 on_progress=on_progress,

@@ -42,6 +42,10 @@ class Recipe(StrictModel):
 class MethodConfig(StrictModel):
     """Base of the methods' options."""
 
+    def stands_for(self) -> str:
+        """What the options name but do not hold, such as the templates of a bank: it belongs to the identity of a run."""
+        return ""
+
 
 class Method(nn.Module):
     """Base of all methods. One is made for a backbone and a list of class names, and belongs to them.
@@ -106,6 +110,26 @@ class Method(nn.Module):
     def default_recipe(cls, shots: int | None) -> Recipe:
         """How the method is trained unless told otherwise; ``shots`` is None when all pictures are used."""
         return Recipe()
+
+    @classmethod
+    def recipe_for(cls, shots: int | None, changes: Mapping[str, Any]) -> Recipe:
+        """The method's recipe with some numbers changed.
+
+        A warm-up that is not among them is at most an eighth of the epochs, so that a short run learns too.
+
+        Raises:
+            ConfigError: a number is out of its range, or the warm-up takes all epochs, so that nothing would be learnt.
+        """
+        default = cls.default_recipe(shots)
+        recipe = parse_config(Recipe, {**default.model_dump(), **changes}, "recipe")
+        if "warmup_epochs" not in changes:
+            longest = 0 if recipe.epochs == 1 else max(1, recipe.epochs // 8)
+            return recipe.model_copy(update={"warmup_epochs": min(recipe.warmup_epochs, longest)})
+        if recipe.warmup_epochs >= recipe.epochs:
+            raise ConfigError(
+                f"recipe: warmup_epochs is {recipe.warmup_epochs} of {recipe.epochs} epochs, so nothing would be learnt; lower it"
+            )
+        return recipe
 
     @property
     def backbone(self) -> Backbone:

@@ -70,7 +70,12 @@ class CoOp(Method):
             tokens = tokenizer.encode(config.words)
             if not tokens:
                 raise ConfigError("option words holds no word; leave it out for a random start")
-            start = tower.token_embedding(torch.tensor(tokens)).detach().expand(rows, -1, -1).clone()
+            start = (
+                tower.token_embedding(torch.tensor(tokens, device=tower.position_embedding.device))
+                .detach()
+                .expand(rows, -1, -1)
+                .clone()
+            )
         self.context = nn.Parameter(start if config.class_specific else start[0])  # [class] token width
         self._packed = self._lay_out(class_names)
 

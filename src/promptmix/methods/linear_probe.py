@@ -86,7 +86,7 @@ class LinearProbe(Method):
             logger.warning(
                 "the linear probe had not converged after %d iterations; raise method.max_iterations", self._config.max_iterations
             )
-        weight, bias = torch.from_numpy(probe.coef_).float(), torch.from_numpy(probe.intercept_).float()
+        weight, bias = (torch.from_numpy(value).float().to(self.weight.device) for value in (probe.coef_, probe.intercept_))
         if len(present) == 2:
             # scikit-learn gives two classes one row; as two rows of opposite halves the softmax is the same.
             weight, bias = torch.cat([-weight / 2, weight / 2]), torch.cat([-bias / 2, bias / 2])

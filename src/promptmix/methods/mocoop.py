@@ -64,6 +64,9 @@ class MixtureOfPromptsConfig(MethodConfig):
         description="what answers for classes added later: the soft prompts, or the hard ones they started from",
     )
 
+    def stands_for(self) -> str:
+        return repr([[template.text for template in group.templates] for group in _written_groups(self)])
+
 
 class MixtureOfPrompts(Method):
     """Several soft prompts, one for each group of templates, and a router that picks for each picture those that answer.
@@ -78,7 +81,9 @@ class MixtureOfPrompts(Method):
     With ``image_side: linear`` the pictures are classified by ``v' = normalise(v + A v)`` and routed by v; the loss gains
     ``consistency_weight * mean(1 - <v', v>)``. This is not in the paper.
 
-    Differences from the paper and the reference code (each an option; ``preset: as_released`` is the reference code):
+    Differences from the paper and the reference code (the first five are options, which ``preset: as_released`` sets to what the
+    reference code does; the last two are mended for good and make no difference where each starting word has one token and both
+    widths are equal):
 
     - text loss: cosines times exp(logit_scale); the reference accepts a temperature and ignores it (1);
     - text loss over the training classes' names; the reference also uses the names of new classes;
@@ -191,7 +196,8 @@ class MixtureOfPrompts(Method):
 
     @property
     def text_encodings_per_step(self) -> int:
-        return self._packed.num_rows
+        more = self._packed_for_text_loss.num_rows if self._uses_more_classes else 0
+        return self._packed.num_rows + more
 
     @property
     def expert_names(self) -> tuple[str, ...]:
@@ -203,8 +209,12 @@ class MixtureOfPrompts(Method):
         return {**super().saved_options(), "groups": written, "bank": "general", "regroup": None}
 
     def notes(self) -> list[str]:
-        saw_new = self._config.text_classes == "all" and self.more_class_names
-        return ["the text loss used the names of classes without pictures"] if saw_new else []
+        return ["the text loss used the names of classes without pictures"] if self._uses_more_classes else []
+
+    @property
+    def _uses_more_classes(self) -> bool:
+        config = self._config
+        return config.text_classes == "all" and config.text_weight > 0 and len(self.more_class_names) > 0
 
     @functools.cached_property
     def _prototypes(self) -> Float[Tensor, "expert all_classes embedding"]:
@@ -237,7 +247,7 @@ class MixtureOfPrompts(Method):
         if config.text_weight > 0:
             temperature = scale if config.text_temperature == "logit_scale" else config.text_temperature
             supervised, references = features, self._prototypes[:, :num_classes]
-            if config.text_classes == "all" and self.more_class_names:
+            if self._uses_more_classes:
                 supervised = torch.cat([features, self._encode(self._packed_for_text_loss)], dim=1)
                 references = self._prototypes
             terms["text"] = config.text_weight * text_loss(supervised, references, temperature, config.text_direction)
@@ -254,10 +264,13 @@ class MixtureOfPrompts(Method):
     def encode_classes(self, class_names: Sequence[str]) -> Float[Tensor, "expert class embedding"]:
         if tuple(class_names) == self.class_names:
             return self._encode(self._packed)
-        if self._config.added_classes == "prototypes":
-            tower, tokenizer = self._backbone.require_text()
-            return prototypes(tower, tokenizer, self.groups, class_names, period=True)
-        return self._encode(self._bank.lay_out(class_names))
+        learnt = self._encode(self._bank.lay_out(class_names))
+        if self._config.added_classes == "experts":
+            return learnt
+        tower, tokenizer = self._backbone.require_text()
+        hard = prototypes(tower, tokenizer, self.groups, class_names, period=True)
+        was_trained = torch.tensor([name in self.class_names for name in class_names], device=learnt.device)
+        return torch.where(was_trained[:, None], learnt, hard)
 
     def classifier(self) -> Classifier:
         return Classifier(

@@ -30,6 +30,11 @@ class EnsembleConfig(MethodConfig):
     bank: str = "general"
     templates: tuple[str, ...] | None = Field(default=None, min_length=1, description="templates written out, instead of a bank")
 
+    def stands_for(self) -> str:
+        if self.templates is not None:
+            return ""
+        return repr([[template.text for template in group.templates] for group in load_bank(self.bank)])
+
 
 class ZeroShot(Method):
     """Class features from one template; nothing is learnt.

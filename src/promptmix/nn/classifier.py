@@ -81,6 +81,10 @@ class Classifier:
             renormalise=self.renormalise,
         )
 
+    def cpu(self) -> Classifier:
+        """The same classifier on the CPU, where saved models live."""
+        return Classifier.from_tensors(self.tensors())
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything as named tensors, for saving; :meth:`from_tensors` reads them back."""
         tensors = {"class_features": self.class_features, "scale": torch.tensor(self.scale, dtype=torch.float64)}

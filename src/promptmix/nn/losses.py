@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["accuracy", "consistency_loss", "router_loss", "text_loss"]
+__all__ = ["consistency_loss", "router_loss", "text_loss"]
 
 
 def text_loss(
@@ -45,8 +45,3 @@ def router_loss(router_logits: Float[Tensor, "image expert"], target: Float[Tens
 def consistency_loss(moved: Float[Tensor, "image embedding"], original: Float[Tensor, "image embedding"]) -> Float[Tensor, ""]:
     """Mean of 1 - cosine between normalised features before and after a learnt map: 0 where nothing moved, 2 at most."""
     return (1 - (moved * original).sum(dim=-1)).mean()
-
-
-def accuracy(logits: Float[Tensor, "image class"], labels: Int[Tensor, "image"]) -> float:
-    """Share of pictures whose highest logit is their label's."""
-    return float((logits.argmax(dim=1) == labels).float().mean())

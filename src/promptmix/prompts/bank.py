@@ -48,7 +48,7 @@ class PromptBank:
         embeddings: Tensor = self._tower.token_embedding(tokens)
         return embeddings.detach().clone()
 
-    def lay_out(self, class_names: Sequence[str], max_rows: int = 4096) -> PackedPrompts:
+    def lay_out(self, class_names: Sequence[str], max_rows: int = 1024) -> PackedPrompts:
         """Sequences of every expert for every class, expert by expert.
 
         Raises:

@@ -42,7 +42,7 @@ class PackedPrompts:
         rows: Sequence[Sequence[int]],
         groups: Sequence[int],
         row_names: Sequence[str] | None = None,
-        max_rows: int = 4096,
+        max_rows: int = 1024,
     ) -> None:
         self._tower = tower
         device = tower.position_embedding.device

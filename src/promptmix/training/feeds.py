@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from promptmix.backbones.base import Backbone
+from promptmix.backbones.preprocess import resize_and_crop
 from promptmix.data.images import PictureSource, open_picture
 from promptmix.data.transforms import Augmentation, augmented_view
 from promptmix.runtime import numpy_generator, torch_generator
@@ -72,18 +73,21 @@ class LiveFeed:
         self.num_pictures = len(labels)
 
     def batches(self, epoch: int, batch_size: int, first_step: int) -> Iterator[Batch]:
-        order = torch.randperm(self.num_pictures, generator=torch_generator(self._seed, f"order of epoch {epoch}"))
-        crop = self._backbone.config.preprocess.crop
+        generator = torch_generator(self._seed, f"order of epoch {epoch}")
+        order = torch.randperm(self.num_pictures, generator=generator)
+        # As often as among cached views, the view is the test view.
+        is_plain = (torch.randint(1 + self._augmentation.views, (self.num_pictures,), generator=generator) == 0).tolist()
+        preprocess = self._backbone.config.preprocess
         for step in range(first_step, num_steps(self.num_pictures, batch_size)):
             rows = order[step * batch_size : (step + 1) * batch_size]
-            views = [
-                augmented_view(
-                    open_picture(self._pictures[row]),
-                    crop,
-                    self._augmentation,
-                    numpy_generator(self._seed, f"view of picture {row} in epoch {epoch}"),
+            views = []
+            for row in rows.tolist():
+                picture = open_picture(self._pictures[row])
+                generator_of_view = numpy_generator(self._seed, f"view of picture {row} in epoch {epoch}")
+                views.append(
+                    resize_and_crop(picture, preprocess)
+                    if is_plain[row]
+                    else augmented_view(picture, preprocess.crop, self._augmentation, generator_of_view)
                 )
-                for row in rows.tolist()
-            ]
             features = self._backbone.encode_pixels(torch.from_numpy(np.stack(views)))
             yield Batch(image_features=features, labels=self._labels[rows])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
 import threading
 import time
@@ -18,7 +19,6 @@ from torch import Tensor
 
 from promptmix.errors import ConfigError, InterruptedRun
 from promptmix.methods.base import Method, Recipe
-from promptmix.nn.losses import accuracy
 from promptmix.runtime import keep_freed_memory, write_text, writing
 from promptmix.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from promptmix.training.feeds import Feed, num_steps
@@ -53,9 +53,9 @@ def train(
 ) -> int:
     """Train ``method`` in place; returns the number of steps taken in all.
 
-    With a ``checkpoint_path`` the state is written every now and then, and a file that is already there is resumed from: the
-    parameters at the end are bit for bit those of an uninterrupted run on the same machine. On Ctrl-C or SIGTERM the step at hand is
-    finished and the state written.
+    With a ``checkpoint_path`` the state is written every now and then, and a file that is already there is resumed from: on a CPU the
+    parameters at the end are bit for bit those of an uninterrupted run on the same machine (a GPU adds up in no fixed order). On
+    Ctrl-C or SIGTERM the step at hand is finished and the state written.
 
     Raises:
         InterruptedRun: the person stopped the run; the checkpoint was written.
@@ -115,7 +115,7 @@ def train(
             for step, batch in enumerate(feed.batches(epoch, recipe.batch_size, first_step), start=first_step):
                 output = method.training_step(batch)
                 loss = float(output.loss.detach())
-                if not torch.isfinite(output.loss):
+                if not math.isfinite(loss):
                     raise ConfigError(
                         f"the loss became {loss} in epoch {epoch + 1}; lower the rate (--set recipe.rate=...) and start again"
                     )
@@ -127,7 +127,7 @@ def train(
 
                 size = len(batch.labels)
                 loss_sum, seen = loss_sum + loss * size, seen + size
-                correct += round(accuracy(output.logits, batch.labels) * size)
+                correct += int((output.logits.argmax(dim=1) == batch.labels).sum())
                 if on_step is not None:
                     on_step(
                         StepReport(

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
-from promptmix.config import StrictModel, parse_config
+from promptmix.config import StrictModel
 from promptmix.data.images import PictureSource, content_key
 from promptmix.data.records import PictureSet
 from promptmix.data.splits import split_hash, write_split
 from promptmix.data.transforms import Augmentation
-from promptmix.errors import CheckpointError, DataError, listed, printable
+from promptmix.errors import CheckpointError, DataError, InterruptedRun, listed, printable
 from promptmix.evaluation.evaluate import Prediction, predict_features
 from promptmix.evaluation.metrics import Metrics, measure
 from promptmix.evaluation.results import RunResult, peak_memory_bytes, read_result, versions, write_result
@@ -138,12 +138,13 @@ def run(
     kind = method_class(config.method)
     asked = kind.parse_options(config.options)  # problems come before any work
     open_options = kind.open_options(asked)
-    recipe = parse_config(Recipe, {**kind.default_recipe(config.shots).model_dump(), **config.recipe}, "recipe")
+    recipe = kind.recipe_for(config.shots, config.recipe)
     resumes = out is not None and resume and (out / "run.json").is_file()
     if out is not None and not resumes:
         refuse_overwrite(out, overwrite, "run")
     backbone = backbone if backbone is not None else load_backbone(config.backbone, device=config.device)
-    run_key = _run_key(config, recipe, backbone, training, more_class_names)
+    measured = training if test is None else test
+    run_key = _run_key(config, recipe, asked.stands_for(), backbone, training, measured, more_class_names)
     if out is not None and resumes:
         finished = _finished_run(out, run_key)
         if finished is not None:
@@ -155,14 +156,17 @@ def run(
         def accuracy_with(candidate: Mapping[str, Any], learnt_from: list[int], held_out: list[int]) -> float:
             tried = config.model_copy(update={"options": {**config.options, **candidate}})
             parts = training.subset(learnt_from), training.subset(held_out)
-            outcome = run(
-                tried,
-                *parts,
-                more_class_names=more_class_names,
-                backbone=backbone,
-                cache=cache,
-                on_progress=lambda stage, *progress: on_progress(f"choosing options: {stage}", *progress),
-            )
+            try:
+                outcome = run(
+                    tried,
+                    *parts,
+                    more_class_names=more_class_names,
+                    backbone=backbone,
+                    cache=cache,
+                    on_progress=lambda stage, *progress: on_progress(f"choosing options: {stage}", *progress),
+                )
+            except InterruptedRun as problem:
+                raise InterruptedRun("stopped while choosing options; nothing was learnt yet, start the run again") from problem
             return float(outcome.result.metrics["accuracy"])
 
         begun = time.monotonic()
@@ -172,14 +176,9 @@ def run(
         seconds["choosing"] = time.monotonic() - begun
     method = build_method(config.method, options, backbone, training.class_names, config.seed, more_class_names)
     method.to(backbone.device)
-    if out is not None and not resumes:
-        if resume:
-            logger.warning("there is no run to resume in %s; a new one starts", out)
-        _start_run_folder(out, run_key, config, recipe)
 
     # Image features: each picture once, from the cache where it was seen before. Those of the test pictures are made now too: what
     # is wrong with one should not wait for the end of the training.
-    measured = training if test is None else test
     labels = torch.tensor(list(training.labels), device=backbone.device)
     augmentation = config.augmentation if kind.learns == "by gradient" and not method.tunes_image_tower else None
     begun = time.monotonic()
@@ -207,6 +206,11 @@ def run(
     bad = extracted.bad if test is None else (*extracted.bad, *tested.bad)
     for picture, reason in bad:
         logger.warning("left out %s: %s", printable(picture), printable(reason))
+    # Only now, with every picture read: a mistake in the new run's input costs nobody the old run.
+    if out is not None and not resumes:
+        if resume:
+            logger.warning("there is no run to resume in %s; a new one starts", out)
+        _start_run_folder(out, run_key, config, recipe)
     hash_of_split = None
     if split is not None:
         left_out = {name for name, _ in bad}
@@ -300,7 +304,7 @@ def run(
         backbone_name=backbone.name,
         backbone_fingerprint=backbone.fingerprint,
         expert_names=method.expert_names,
-        classifier=classifier,
+        classifier=classifier.cpu(),
         learnt=method.learnt_state(),
         training={
             "data": training.description,
@@ -324,17 +328,25 @@ def run(
 
 
 def _run_key(
-    config: RunConfig, recipe: Recipe, backbone: Backbone, training: LabelledPictures, more_class_names: Sequence[str]
+    config: RunConfig,
+    recipe: Recipe,
+    stands_for: str,
+    backbone: Backbone,
+    training: LabelledPictures,
+    measured: LabelledPictures,
+    more_class_names: Sequence[str],
 ) -> str:
-    """Hash of all that the trained parameters depend on."""
+    """Hash of all that the trained parameters and the measured numbers depend on."""
     wanted = config.model_dump(mode="json", exclude={"device", "backbone", "skip_bad"})
-    parts = [json.dumps(wanted, sort_keys=True), recipe.model_dump_json(), backbone.fingerprint]
+    parts = [json.dumps(wanted, sort_keys=True), recipe.model_dump_json(), stands_for, backbone.fingerprint]
     parts += [json.dumps(list(names)) for names in (training.class_names, more_class_names)]
-    for picture, label in zip(training.pictures, training.labels, strict=True):
-        try:
-            parts.append(f"{label} {content_key(picture)}")
-        except DataError:
-            parts.append(f"{label} unreadable")  # extraction says what is wrong with it
+    for part in (training,) if measured is training else (training, measured):
+        parts.append(f"{len(part.pictures)} pictures")
+        for picture, label in zip(part.pictures, part.labels, strict=True):
+            try:
+                parts.append(f"{label} {content_key(picture)}")
+            except DataError:
+                parts.append(f"{label} unreadable")  # extraction says what is wrong with it
     return short_hash(*parts)
 
 

@@ -30,6 +30,7 @@ EVERYTHING = Classifier(
     image_map=0.3 * drawn(WIDTH, WIDTH, purpose="map"),
     renormalise=True,
 )
+ROUTER_OF_ONE = {"router.weight": torch.zeros(1, WIDTH), "router.bias": torch.zeros(1), "router.top_k": torch.tensor(1)}
 PROBE = Classifier(class_features=FEATURES[:1], scale=1.0, class_bias=drawn(CLASSES, purpose="class bias"))
 
 
@@ -101,3 +102,12 @@ def test_reading_is_strict(change: dict[str, Any], words: str) -> None:
     tensors = {name: tensor for name, tensor in {**EVERYTHING.tensors(), **change}.items() if tensor is not None}
     with pytest.raises(ValueError, match=words):
         Classifier.from_tensors(tensors)
+
+
+def test_half_a_router_is_refused_for_one_expert_too() -> None:
+    one = {"class_features": FEATURES[:1], "scale": torch.tensor(1.0)}
+    assert Classifier.from_tensors(one).router is None
+    for name, tensor in ROUTER_OF_ONE.items():
+        with pytest.raises(ValueError, match=r"tensor router\..* is missing"):
+            Classifier.from_tensors({**one, name: tensor})
+    assert Classifier.from_tensors({**one, **ROUTER_OF_ONE}).router is not None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from promptmix.nn.losses import accuracy, consistency_loss, router_loss, text_loss
+from promptmix.nn.losses import consistency_loss, router_loss, text_loss
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:
@@ -46,8 +46,3 @@ def test_consistency_is_nothing_where_nothing_moved_and_two_where_all_turned_rou
     features = unit(5, 8)
     assert float(consistency_loss(features, features)) == pytest.approx(0, abs=1e-12)
     assert float(consistency_loss(-features, features)) == pytest.approx(2)
-
-
-def test_accuracy_counts() -> None:
-    logits = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    assert accuracy(logits, torch.tensor([1, 0, 0, 0])) == 0.75

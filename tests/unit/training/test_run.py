@@ -12,7 +12,7 @@ from promptmix.backbones.registry import load_backbone
 from promptmix.data.pictograms import draw_set
 from promptmix.errors import CheckpointError, ConfigError, DataError, InterruptedRun
 from promptmix.inference.predictor import Predictor, add_classes
-from promptmix.methods.registry import METHODS
+from promptmix.methods.registry import METHODS, build_method
 from promptmix.model_folder import read_model, write_classes
 from promptmix.training import loop
 from promptmix.training.run import LabelledPictures, RunConfig, run
@@ -61,9 +61,7 @@ def test_learning_lowers_the_loss(method: str, backbone: Backbone, tmp_path: Pat
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
-    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(backbone: Backbone, tmp_path: Path) -> None:
     import os
     import signal
 
@@ -83,7 +81,6 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
     assert (tmp_path / "whole" / "log.jsonl").read_text() == (tmp_path / "cut" / "log.jsonl").read_text()
     with pytest.raises(CheckpointError, match="other options"):
         run(quick("mocoop", seed=2), pictures(4, 1), backbone=backbone, out=tmp_path / "cut", resume=True)
-    assert loop._SECONDS_BETWEEN_CHECKPOINTS > 0
 
 
 def test_a_run_is_not_overwritten(backbone: Backbone, tmp_path: Path) -> None:
@@ -128,3 +125,76 @@ def test_unknown_method_and_option_have_a_nearest_match(backbone: Backbone) -> N
         run(quick("mocop"), pictures(1, 1), backbone=backbone)
     with pytest.raises(ConfigError, match="did you mean 'top_k'"):
         run(quick("mocoop", options={"topk": 3}), pictures(1, 1), backbone=backbone)
+
+
+def test_a_killed_run_goes_on_from_the_last_checkpoint(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(quick("mocoop"), pictures(4, 1), backbone=backbone)
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+
+    class Killed(Exception):
+        pass
+
+    def kill(stage: str, done: int, total: int, detail: str) -> None:
+        if stage == "training" and done == 15:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(quick("mocoop"), pictures(4, 1), backbone=backbone, out=tmp_path / "run", on_progress=kill)
+    assert (tmp_path / "run" / "checkpoint.safetensors").is_file()
+    steps: list[int] = []
+    resumed = run(
+        quick("mocoop"),
+        pictures(4, 1),
+        backbone=backbone,
+        out=tmp_path / "run",
+        resume=True,
+        on_progress=lambda stage, done, total, detail: steps.append(done) if stage == "training" else None,
+    )
+    assert steps[0] == 15  # what was learnt before is not learnt again
+    for name, value in whole.model.learnt.items():
+        assert torch.equal(value, resumed.model.learnt[name]), name
+
+
+def test_a_finished_run_is_not_shown_for_other_test_pictures(backbone: Backbone, tmp_path: Path) -> None:
+    run(quick("zero-shot"), pictures(2, 1), pictures(2, 2), backbone=backbone, out=tmp_path / "run")
+    run(quick("zero-shot"), pictures(2, 1), pictures(2, 2), backbone=backbone, out=tmp_path / "run", resume=True)
+    with pytest.raises(CheckpointError, match="other options, pictures"):
+        run(quick("zero-shot"), pictures(2, 1), pictures(2, 3), backbone=backbone, out=tmp_path / "run", resume=True)
+
+
+def test_an_edited_bank_is_another_run(backbone: Backbone, tmp_path: Path) -> None:
+    bank = tmp_path / "bank.yaml"
+    bank.write_text("groups: [['a photo of a {}.'], ['many {}.']]")
+    config = quick("ensemble", options={"bank": str(bank)})
+    run(config, pictures(2, 1), backbone=backbone, out=tmp_path / "run")
+    bank.write_text("groups: [['a photo of a {}.'], ['one {}.']]")
+    with pytest.raises(CheckpointError, match="other options"):
+        run(config, pictures(2, 1), backbone=backbone, out=tmp_path / "run", resume=True)
+
+
+def test_a_mistake_in_the_new_run_does_not_cost_the_old_one(backbone: Backbone, tmp_path: Path) -> None:
+    run(quick("zero-shot"), pictures(2, 1), backbone=backbone, out=tmp_path / "run")
+    before = (tmp_path / "run" / "result.json").read_bytes()
+    test = pictures(2, 2)
+    missing = LabelledPictures(
+        pictures=[*test.pictures[:-1], tmp_path / "gone.png"], labels=test.labels, class_names=CLASSES, description="drawn"
+    )
+    with pytest.raises(DataError, match=r"gone\.png"):
+        run(quick("zero-shot"), pictures(2, 1), missing, backbone=backbone, out=tmp_path / "run", overwrite=True)
+    assert (tmp_path / "run" / "result.json").read_bytes() == before
+    assert read_model(tmp_path / "run").class_names == CLASSES
+
+
+def test_hard_prompts_answer_for_added_classes_alone(backbone: Backbone) -> None:
+    config = quick("mocoop", options={"added_classes": "prototypes"})
+    model = run(config, pictures(4, 1), backbone=backbone).model
+    method = build_method(model.method, model.options, backbone, CLASSES)
+    method.load_learnt_state(model.learnt)
+    features = method.encode_classes([CLASSES[2], "skull", CLASSES[0]])
+    learnt = model.classifier.class_features
+    torch.testing.assert_close(features[:, 0], learnt[:, 2], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(features[:, 2], learnt[:, 0], rtol=1e-5, atol=1e-5)
+    untrained = build_method(model.method, model.options, backbone, CLASSES)
+    torch.testing.assert_close(features[:, 1], untrained.encode_classes(["skull"])[:, 0])
