@@ -59,13 +59,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "mixture of prompts": {
         "method": "mocoop",
         "options": {"bank": "styles"},
-        "recipe": {"epochs": 20, "rate": 0.1, "warmup_epochs": 5},
+        "recipe": {"epochs": 20, "rate": 0.32, "warmup_epochs": 5},
         **_PLAIN,
     },
     "mixture, image side": {
         "method": "mocoop",
         "options": {"bank": "styles", "preset": "image_side"},
-        "recipe": {"epochs": 20, "rate": 0.032, "warmup_epochs": 5},
+        "recipe": {"epochs": 20, "rate": 0.01, "warmup_epochs": 5},
         **_PLAIN,
     },
 }
