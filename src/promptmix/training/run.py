@@ -176,6 +176,11 @@ def run(
         seconds["choosing"] = time.monotonic() - begun
     method = build_method(config.method, options, backbone, training.class_names, config.seed, more_class_names)
     method.to(backbone.device)
+    replaces = out is not None and not resumes and (out / "run.json").is_file()
+    if out is not None and not resumes and not replaces:
+        if resume:
+            logger.warning("there is no run to resume in %s; a new one starts", out)
+        _start_run_folder(out, run_key, config, recipe)
 
     # Image features: each picture once, from the cache where it was seen before. Those of the test pictures are made now too: what
     # is wrong with one should not wait for the end of the training.
@@ -206,10 +211,8 @@ def run(
     bad = extracted.bad if test is None else (*extracted.bad, *tested.bad)
     for picture, reason in bad:
         logger.warning("left out %s: %s", printable(picture), printable(reason))
-    # Only now, with every picture read: a mistake in the new run's input costs nobody the old run.
-    if out is not None and not resumes:
-        if resume:
-            logger.warning("there is no run to resume in %s; a new one starts", out)
+    # An old run goes only now, with every picture read: a mistake in the new run's input must not cost it.
+    if out is not None and replaces:
         _start_run_folder(out, run_key, config, recipe)
     hash_of_split = None
     if split is not None:
