@@ -32,7 +32,8 @@ def read_folder(folder: Path, class_names: Sequence[str] | None = None) -> Pictu
 
     Raises:
         DataError: the folder is missing, unreadable, empty, has no class folders or only one, is split into train and test,
-            or a class folder is not a known class or holds no picture.
+            or a class folder is not a known class, holds no picture or
+            leads back up.
     """
     folder = Path(folder).expanduser()
     if not folder.exists():
@@ -46,6 +47,9 @@ def read_folder(folder: Path, class_names: Sequence[str] | None = None) -> Pictu
     if not class_folders:
         raise DataError(f"{folder} is empty; it should hold one sub-folder a class, with pictures in each")
     _refuse_splits(folder, class_folders)
+    for class_folder in class_folders:
+        if folder.resolve().is_relative_to(class_folder.resolve()):
+            raise DataError(f"{class_folder} is a link back to {folder}, so it would be a class of all pictures; remove the link")
     if loose:
         _logger.warning("%s: %d pictures lie beside the class folders and belong to no class; left out", folder, len(loose))
 

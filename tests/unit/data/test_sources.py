@@ -211,3 +211,12 @@ def test_no_source_at_all_and_an_empty_folder(tmp_path: Path) -> None:
         list_pictures([])
     with pytest.raises(DataError, match="no picture matches"):
         list_pictures([tmp_path])
+
+
+def test_a_link_back_up_is_no_class(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "a.png")
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(DataError, match="link back"):
+        read_folder(tmp_path)
