@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.data.pictograms import draw_set
 from promptmix.demo import METHODS
 from promptmix.features.cache import FeatureCache
+from promptmix.features.extract import extract_features
+from promptmix.methods import registry
+from promptmix.model_folder import SavedModel
 from promptmix.training.run import LabelledPictures, RunConfig, run
 
 CLASSES = ("anchor", "cat", "gear", "envelope", "snowman", "shamrock", "umbrella", "skull")
@@ -38,18 +43,52 @@ def pictures(per_cell: int, seed: int) -> LabelledPictures:
     )
 
 
-@pytest.mark.parametrize("name", ["linear probe", "CoOp, class-specific", "mixture of prompts", "mixture, image side"])
+# One context for all classes can hardly tell styles apart (the README's table); one for each class can, given steps enough.
+CLASS_SPECIFIC_COOP = {
+    **METHODS["CoOp"],
+    "options": {"preset": "base-to-new", "class_specific": True},
+    "recipe": {"epochs": 60, "rate": 0.1, "batch_size": 16},
+}
+CONFIGS = {
+    "linear probe": METHODS["linear probe"],
+    "CoOp, class-specific": CLASS_SPECIFIC_COOP,
+    "mixture of prompts": METHODS["mixture of prompts"],
+    "mixture, image side": METHODS["mixture, image side"],
+}
+
+
+def test_every_method_that_learns_is_here() -> None:
+    learning = {name for name in registry.METHODS if registry.method_class(name).learns != "nothing"}
+    assert {config["method"] for config in CONFIGS.values()} == learning
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_it_learns(name: str, backbone: Backbone, cache: FeatureCache, tmp_path: Path) -> None:
-    options = METHODS[name.removesuffix(", class-specific")]
-    if name.startswith("CoOp"):
-        # One context for all classes can hardly tell styles apart (the README's table); one for each class can, given steps enough.
-        recipe = {"epochs": 60, "rate": 0.1, "batch_size": 16}
-        options = {**options, "options": {**options["options"], "class_specific": True}, "recipe": recipe}
-    config = RunConfig.model_validate({**options, "shots": 12})
-    result = run(config, pictures(4, 1), pictures(5, 2), backbone=backbone, cache=cache, out=tmp_path / "run").result
-    gain = result.metrics["accuracy"] - result.zero_shot["accuracy"]
-    assert gain >= 0.04
-    log = tmp_path / "run" / "log.jsonl"
-    if log.is_file():
-        losses = [json.loads(line)["loss"] for line in log.read_text(encoding="utf-8").splitlines()]
+    config = RunConfig.model_validate({**CONFIGS[name], "shots": 12})
+    shots = pictures(4, 1)
+    outcome = run(config, shots, pictures(5, 2), backbone=backbone, cache=cache, out=tmp_path / "run")
+    result = outcome.result
+    assert result.metrics["accuracy"] - result.zero_shot["accuracy"] >= 0.04
+    assert not result.worse_than_zero_shot
+    untrained = run(RunConfig(method="zero-shot"), shots, backbone=backbone, cache=cache).model
+    right, right_before = (shots_told_right(model, shots, backbone, cache) for model in (outcome.model, untrained))
+    assert right - right_before >= 0.04
+    if registry.method_class(config.method).learns == "by gradient":
+        log = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8")
+        losses = [json.loads(line)["loss"] for line in log.splitlines()]
+        assert len(losses) == config.recipe["epochs"]
         assert losses[-1] < 0.7 * losses[0]
+
+
+def shots_told_right(model: SavedModel, shots: LabelledPictures, backbone: Backbone, cache: FeatureCache) -> float:
+    features = extract_features(backbone, shots.pictures, cache=cache).features[:, 0]
+    return float((model.classifier.logits(features).argmax(dim=1) == torch.tensor(shots.labels)).float().mean())
+
+
+def test_wrong_labels_teach_what_is_wrong_and_the_run_says_so(backbone: Backbone, cache: FeatureCache) -> None:
+    right = pictures(4, 1)
+    wrong = dataclasses.replace(right, labels=[(label + 1) % len(CLASSES) for label in right.labels])
+    config = RunConfig.model_validate({**CONFIGS["mixture, image side"], "shots": 12})
+    result = run(config, wrong, pictures(5, 2), backbone=backbone, cache=cache).result
+    assert result.worse_than_zero_shot
+    assert any("below zero-shot" in note for note in result.notes)

@@ -43,10 +43,11 @@ def build_method(
     seed: int = 0,
     more_class_names: Sequence[str] = (),
 ) -> Method:
-    """A method, untrained, from its name and plain options.
+    """A method, untrained, from its name and plain options, on the device of its backbone.
 
     Raises:
         ConfigError: the name or an option is wrong.
     """
     kind = method_class(name)
-    return kind(kind.parse_options(options), backbone, class_names, seed, more_class_names)
+    # Random starts are drawn on the CPU, so that they are the same everywhere; what is learnt belongs beside the towers.
+    return kind(kind.parse_options(options), backbone, class_names, seed, more_class_names).to(backbone.device)
