@@ -169,6 +169,7 @@ def main() -> None:
             resize=pictograms.IMAGE_SIZE, crop=pictograms.IMAGE_SIZE, mean=(0.5, 0.5, 0.5), standard_deviation=(0.28, 0.28, 0.28)
         ),
     )
+    assert isinstance(config.text, TextConfig)
     text, vision = TextTower(config.text, config.embedding_width), build_vision_tower(config)
     torch.nn.init.normal_(text.token_embedding.weight, std=0.02)
     torch.nn.init.normal_(text.position_embedding, std=0.01)

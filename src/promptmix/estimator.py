@@ -19,8 +19,8 @@ from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.config import parse_config
 from promptmix.data.images import PictureSource
-from promptmix.data.records import check_class_names, class_key
-from promptmix.data.sources import list_pictures, read_folder
+from promptmix.data.read import list_any_pictures, part_to_measure, read_parts
+from promptmix.data.records import PictureSet, check_class_names, class_key
 from promptmix.errors import DataError, NotFittedError
 from promptmix.features.cache import FeatureCache
 from promptmix.inference.predictor import Predictor, add_classes, backbone_of, remove_classes
@@ -69,7 +69,10 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.cache = cache
 
     def fit(self, X: object, y: object = None) -> PromptClassifier:
-        """Learn from a folder with one sub-folder a class, or from pictures (paths, PIL pictures, arrays) and their class names.
+        """Learn from labelled pictures, or from pictures (paths, PIL pictures, arrays) and their class names.
+
+        Labelled pictures are any source of :func:`~promptmix.data.read.read_parts`, such as a folder with one sub-folder a class, of
+        which the train part is learnt from; or what :func:`~promptmix.data.read.read_pictures` gives.
 
         Raises:
             DataError, ConfigError, BackboneError: see the message.
@@ -106,14 +109,14 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         return probabilities
 
     def score(self, X: object, y: object = None, sample_weight: Sequence[float] | NDArray[np.float64] | None = None) -> float:
-        """Share of pictures whose class is told right: those of a folder with one sub-folder a class, or pictures with their ``y``.
+        """Share of pictures whose class is told right: those of a source, in its test part where it has one, or pictures with their ``y``.
 
         Names that differ in case, white space or "_" alone are the same class.
         """
-        if isinstance(X, (str, Path)):
+        if isinstance(X, (str, Path, PictureSet)):
             _refuse_labels(y)
-            measured = read_folder(Path(X), [str(name) for name in self.classes_])
-            pictures: Sequence[PictureSource] = measured.paths
+            measured = X if isinstance(X, PictureSet) else _measured(X, [str(name) for name in self.classes_])
+            pictures: Sequence[PictureSource] = measured.pictures
             truths = [measured.class_names[label] for label in measured.labels]
         else:
             pictures = _pictures(X)
@@ -195,9 +198,11 @@ def _plain(options: object) -> object:
 
 
 def _pictures(source: object) -> Sequence[PictureSource]:
-    """The pictures of a folder or a pattern, or those of a list, a tuple or an array; whatever comes from outside is looked at."""
+    """The pictures of a source or a pattern, or those of a list, a tuple or an array; whatever comes from outside is looked at."""
+    if isinstance(source, PictureSet):
+        return source.pictures
     if isinstance(source, (str, Path)):
-        return list_pictures(source)
+        return list_any_pictures(source)
     if isinstance(source, torch.Tensor):
         raise DataError("pictures come as paths, PIL pictures or numpy arrays, not as a torch tensor; call .numpy() on it")
     if isinstance(source, (Image.Image, bytes)) or (isinstance(source, np.ndarray) and source.ndim == 3):
@@ -230,15 +235,25 @@ def _in_order(values: object) -> list[Any] | None:
     return list(values)
 
 
+def _measured(source: str | Path, class_names: Sequence[str]) -> PictureSet:
+    parts = read_parts(source, class_names=class_names)
+    return parts[part_to_measure(parts, None, source)]
+
+
 def _refuse_labels(labels: object) -> None:
     if labels is not None:
-        raise DataError("a folder names its own classes; give y only with a list of pictures")
+        raise DataError("a folder or another source names its own classes; give y only with a list of pictures")
 
 
 def _labelled(source: object, labels: object) -> LabelledPictures:
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, Path, PictureSet)):
         _refuse_labels(labels)
-        return LabelledPictures.of(read_folder(Path(source)), f"the folder {source}")
+        if isinstance(source, PictureSet):
+            return LabelledPictures.of(source, f"{len(source)} pictures of {source.root}")
+        parts = read_parts(source)
+        if "train" not in parts:
+            raise DataError(f"{source} has no train part to learn from; it has {', '.join(parts)}")
+        return LabelledPictures.of(parts["train"], f"the folder {source}" if len(parts) == 1 else f"the train part of {source}")
     pictures = _pictures(source)
     names = _names(labels, len(pictures))
     class_names = sorted(set(names))

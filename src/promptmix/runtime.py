@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "atomic_path",
     "choose_device",
+    "choose_precision",
     "derive_seed",
     "keep_freed_memory",
     "numpy_generator",
@@ -35,7 +37,10 @@ __all__ = [
     "writing",
 ]
 
+_logger = logging.getLogger(__name__)
+
 _DEVICES = ("auto", "cpu", "cuda", "mps")
+_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _CANNOT_WRITE = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 )
@@ -57,6 +62,25 @@ def choose_device(name: str = "auto") -> torch.device:
     if not available[name]:
         raise ConfigError(f"this machine has no {name} device; use --device cpu or auto")
     return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """What the frozen towers calculate in, whatever their files are in; what is learnt is always float32.
+
+    ``auto`` is ``fp32``: the only one that gives the same answer for any size of batch. ``fp16`` on a CPU runs in fp32, because CPUs
+    are slower in it.
+
+    Raises:
+        ConfigError: there is no such precision.
+    """
+    import torch
+
+    if name not in _PRECISIONS:
+        raise ConfigError(f"unknown precision {name!r}{did_you_mean(name, _PRECISIONS)}")
+    if name == "fp16" and device.type == "cpu":
+        _logger.warning("fp16 is slower than fp32 on a CPU; the towers run in fp32")
+        return torch.float32
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name, torch.float32)
 
 
 def derive_seed(seed: int, purpose: str) -> int:

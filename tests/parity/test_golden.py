@@ -15,7 +15,7 @@ from torch.nn import functional
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.configs import ModifiedResNetConfig
 from promptmix.backbones.vision_resnet import ModifiedResNet
-from promptmix.backbones.weights import load_folder
+from promptmix.backbones.weights import load_files
 from promptmix.methods.base import Recipe
 from promptmix.methods.coop import CoOp
 from promptmix.methods.mocoop import MixtureOfPrompts
@@ -34,7 +34,7 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
     folder = Path(__file__).parents[3] / "shared" / "golden" / "backbone"
     if not folder.is_dir():
         pytest.skip("the golden vectors are not beside this checkout")
-    return load_folder(folder, "golden")
+    return load_files(folder, "golden")
 
 
 def close(ours: Tensor, golden: Tensor) -> None:

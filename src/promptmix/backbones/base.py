@@ -11,8 +11,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from promptmix.backbones.configs import BackboneConfig, VisionTransformerConfig
+from promptmix.backbones.configs import BackboneConfig, ModifiedResNetConfig, SiglipTextConfig, SiglipVisionConfig
 from promptmix.backbones.preprocess import normalise_pixels
+from promptmix.backbones.siglip_text import SiglipTextTower
+from promptmix.backbones.siglip_vision import SiglipVisionTower
 from promptmix.backbones.text_tower import TextTower
 from promptmix.backbones.tokenizer import Tokenizer
 from promptmix.backbones.vision_resnet import ModifiedResNet
@@ -20,14 +22,26 @@ from promptmix.backbones.vision_transformer import VisionTransformer
 from promptmix.errors import BackboneError
 from promptmix.runtime import short_hash
 
-__all__ = ["Backbone", "build_vision_tower"]
+__all__ = ["AnyTextTower", "AnyVisionTower", "Backbone", "build_text_tower", "build_vision_tower"]
+
+AnyTextTower = TextTower | SiglipTextTower
+AnyVisionTower = VisionTransformer | ModifiedResNet | SiglipVisionTower
 
 
-def build_vision_tower(config: BackboneConfig) -> VisionTransformer | ModifiedResNet:
+def build_text_tower(config: BackboneConfig) -> AnyTextTower:
+    """A text tower with untrained weights, of the kind that the config names."""
+    if isinstance(config.text, SiglipTextConfig):
+        return SiglipTextTower(config.text, config.embedding_width)
+    return TextTower(config.text, config.embedding_width)
+
+
+def build_vision_tower(config: BackboneConfig) -> AnyVisionTower:
     """An image tower with untrained weights, of the kind that the config names."""
-    if isinstance(config.vision, VisionTransformerConfig):
-        return VisionTransformer(config.vision, config.embedding_width)
-    return ModifiedResNet(config.vision, config.embedding_width)
+    if isinstance(config.vision, SiglipVisionConfig):
+        return SiglipVisionTower(config.vision)
+    if isinstance(config.vision, ModifiedResNetConfig):
+        return ModifiedResNet(config.vision, config.embedding_width)
+    return VisionTransformer(config.vision, config.embedding_width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +52,8 @@ class Backbone:
         name: what was asked for: ``"bundled"`` or a folder.
         fingerprint: short hash of the weights and of the pre-processing; equal fingerprints give equal features.
         logit_scale: the factor s = exp(logit_scale) of the cosines.
+        logit_bias: what SigLIP adds to s times the cosine before its sigmoid; None for CLIP. A softmax over classes does not
+            notice it, so no method uses it.
         vision, text: the towers; None where only the other one was asked for.
     """
 
@@ -46,8 +62,9 @@ class Backbone:
     config: BackboneConfig
     logit_scale: float
     tokenizer: Tokenizer | None
-    vision: VisionTransformer | ModifiedResNet | None
-    text: TextTower | None
+    vision: AnyVisionTower | None
+    text: AnyTextTower | None
+    logit_bias: float | None = None
 
     @property
     def device(self) -> torch.device:
@@ -58,7 +75,8 @@ class Backbone:
         """Normalised features of resized and cropped pictures; keeps the graph where the tower is being tuned."""
         if self.vision is None:
             raise BackboneError(f"backbone {self.name} was loaded without its image tower")
-        features = self.vision(normalise_pixels(pixels.to(self.device), self.config.preprocess))
+        inputs = normalise_pixels(pixels.to(self.device), self.config.preprocess)
+        features = self.vision(inputs.to(self._vision_dtype))
         return functional.normalize(features.float(), dim=-1)
 
     def to(self, device: torch.device) -> Backbone:
@@ -67,6 +85,28 @@ class Backbone:
             if tower is not None:
                 tower.to(device)
         return self
+
+    def in_precision(self, dtype: torch.dtype) -> Backbone:
+        """This backbone with its towers' weights in ``dtype``.
+
+        In half precision (fp16) only the image tower: gradients through a text tower of that precision would vanish, so the text
+        tower stays in float32.
+        """
+        if self.vision is not None:
+            self.vision.to(dtype)
+        if self.text is not None:
+            self.text.to(torch.float32 if dtype == torch.float16 else dtype)
+        return self
+
+    @property
+    def _vision_dtype(self) -> torch.dtype:
+        return torch.float32 if self.vision is None else next(self.vision.parameters()).dtype
+
+    @property
+    def features_key(self) -> str:
+        """Equal keys give equal image features: the fingerprint, and the precision where it is not float32."""
+        dtype = self._vision_dtype
+        return self.fingerprint if dtype == torch.float32 else short_hash(self.fingerprint, str(dtype))
 
     def with_block_norms(self, norms: Mapping[str, Tensor]) -> Backbone:
         """A backbone whose image tower is a copy with these layer-norm weights; the fingerprint says so.
@@ -77,7 +117,7 @@ class Backbone:
         Raises:
             BackboneError: the image tower has no such norm, or one of another shape.
         """
-        if not isinstance(self.vision, VisionTransformer):
+        if not isinstance(self.vision, VisionTransformer | SiglipVisionTower):
             raise BackboneError(f"backbone {self.name} has no vision transformer, so no block norms to tune")
         tower = copy.deepcopy(self.vision)
         places = {f"{name}.{leaf}": p for name, norm in tower.block_norms().items() for leaf, p in norm.named_parameters()}
@@ -88,7 +128,7 @@ class Backbone:
         parts = [part for name in sorted(norms) for part in (name, norms[name].detach().cpu().numpy().tobytes())]
         return replace(self, vision=tower, fingerprint=short_hash(self.fingerprint, *parts))
 
-    def require_text(self) -> tuple[TextTower, Tokenizer]:
+    def require_text(self) -> tuple[AnyTextTower, Tokenizer]:
         """The text tower and its tokenizer.
 
         Raises:

@@ -1,4 +1,4 @@
-"""From a picture to a tower's input: Pillow's bicubic resize, centre crop, normalisation. The file decides the numbers."""
+"""From a picture to a tower's input: Pillow's resize, centre crop, normalisation. The backbone's files decide how."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from promptmix.backbones.configs import PreprocessConfig
 
-__all__ = ["normalise_pixels", "resize_and_crop"]
+__all__ = ["normalise_pixels", "resize_and_crop", "resize_part"]
+
+_STRIP = 128  # rows that are copied at a time: little enough to stay in the processor's cache
 
 
 def resize_and_crop(image: Image.Image, config: PreprocessConfig) -> UInt8[np.ndarray, "crop crop 3"]:
-    """The test-time view of an RGB picture: short side to ``config.resize``, then the centre."""
+    """The test-time view of an RGB picture: short side to ``config.resize``, then the centre; or all of it, squashed."""
+    interpolation = Image.Resampling[config.interpolation.upper()]
+    if config.resize_mode == "squash":
+        return resize_part(image, (0, 0, *image.size), (config.resize, config.resize), interpolation)
     width, height = image.size
     if width <= height:
         size = (config.resize, max(config.resize, int(config.resize * height / width)))
@@ -30,10 +36,46 @@ def resize_and_crop(image: Image.Image, config: PreprocessConfig) -> UInt8[np.nd
                 (left + config.crop) * width / size[0],
                 (top + config.crop) * height / size[1],
             )
-            return np.array(image.resize((config.crop, config.crop), Image.Resampling.BICUBIC, box=box))
-        image = image.resize(size, Image.Resampling.BICUBIC)
+            return np.array(image.resize((config.crop, config.crop), interpolation, box=box))
+        image = Image.fromarray(resize_part(image, (0, 0, width, height), size, interpolation))
     left, top = (image.width - config.crop) // 2, (image.height - config.crop) // 2
     return np.array(image.crop((left, top, left + config.crop, top + config.crop)))
+
+
+def resize_part(
+    image: Image.Image,
+    part: tuple[int, int, int, int],
+    size: tuple[int, int],
+    interpolation: Image.Resampling = Image.Resampling.BICUBIC,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A part of an RGB picture at another size, as Pillow resizes it.
+
+    Where a part becomes at least twice as small, torch does the work: with the same filter, passes and order of passes, and about
+    ten times as fast. It rounds its weights to 16 bits, so that some values differ from Pillow's by one level: under one in a hundred in
+    photographs. In patterns of pure black and white, where sums end on halves, a few may differ by two. And what lies around the part
+    has no influence on its outermost pixels, which with Pillow it has.
+
+    Args:
+        part: left, top, right and bottom in pixels, within the picture.
+        size: width and height of the result.
+    """
+    left, top, right, bottom = part
+    width, height = right - left, bottom - top
+    # Of tall pictures newer versions of Pillow resize the columns first, which changes edges by many levels; torch never does.
+    alike = width >= 2 * size[0] and height >= 2 * size[1] and height <= 1.7 * width
+    if not alike or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return np.array(image.resize(size, interpolation, box=part))
+    pixels = np.empty((height, width, 3), np.uint8)
+    for first in range(0, height, _STRIP):
+        last = min(first + _STRIP, height)
+        pixels[first:last] = np.asarray(image.crop((left, top + first, right, top + last)))
+    resized = functional.interpolate(
+        torch.from_numpy(pixels).permute(2, 0, 1)[None],
+        size=(size[1], size[0]),
+        mode=interpolation.name.lower(),
+        antialias=True,
+    )
+    return resized[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def normalise_pixels(

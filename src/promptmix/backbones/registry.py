@@ -1,4 +1,4 @@
-"""Backbones by name: the bundled one, or a folder."""
+"""Backbones by name: the bundled one, a folder, an archive, or a name on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import importlib.resources
 from pathlib import Path
 
 from promptmix.backbones.base import Backbone
-from promptmix.backbones.weights import load_folder
+from promptmix.backbones.hub import fetch_from_hub, is_hub_name
+from promptmix.backbones.weights import load_files
 from promptmix.errors import BackboneError
-from promptmix.runtime import choose_device
+from promptmix.runtime import choose_device, choose_precision
 
-__all__ = ["BUNDLED", "bundled_folder", "load_backbone"]
+__all__ = ["BUNDLED", "bundled_folder", "find_backbone", "load_backbone"]
 
 BUNDLED = "bundled"
 
@@ -20,23 +21,43 @@ def bundled_folder() -> Path:
     return Path(str(importlib.resources.files("promptmix.backbones") / "bundled"))
 
 
-def load_backbone(name: str = BUNDLED, *, with_text: bool = True, with_vision: bool = True, device: str = "auto") -> Backbone:
-    """Load a backbone, frozen, in float32.
+def find_backbone(name: str) -> tuple[Path, str]:
+    """The folder or archive that a name stands for, and the name under which it is found again.
+
+    Raises:
+        BackboneError: there is no such backbone.
+    """
+    if name == BUNDLED:
+        return bundled_folder(), name
+    place = Path(name).expanduser()
+    if place.exists():
+        return place, name
+    if is_hub_name(name):
+        return fetch_from_hub(name)
+    raise BackboneError(
+        f"there is no folder {name!r}; a backbone is 'bundled', a folder with a CLIP or SigLIP, one of OpenAI's .pt archives, or"
+        " owner/name[@revision] on the Hugging Face hub"
+    )
+
+
+def load_backbone(
+    name: str = BUNDLED, *, with_text: bool = True, with_vision: bool = True, device: str = "auto", precision: str = "auto"
+) -> Backbone:
+    """Load a backbone, frozen.
 
     Args:
-        name: ``"bundled"``, or a folder in the transformers CLIP format or our own.
+        name: ``"bundled"``; a folder in the format of transformers (CLIP, SigLIP), of open_clip or our own; one of OpenAI's ``.pt``
+            archives; or ``owner/name`` or ``owner/name@revision`` on the Hugging Face hub, which is downloaded where the hub's cache
+            on this machine does not have it.
         with_text, with_vision: leave out the tower that is not needed.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``, whatever the files are in; see :func:`~promptmix.runtime.choose_precision`.
 
     Raises:
         BackboneError: there is no such backbone, or its files are incomplete or surprising.
-        ConfigError: this machine has no such device.
+        ConfigError: this machine has no such device, or there is no such precision.
     """
     chosen = choose_device(device)
-    folder = bundled_folder() if name == BUNDLED else Path(name)
-    if not folder.is_dir():
-        raise BackboneError(
-            f"there is no folder {name!r}; a backbone is 'bundled' or a folder with a CLIP (config.json, model.safetensors,"
-            " tokenizer.json), names on a hub are not looked up"
-        )
-    return load_folder(folder, name, with_text=with_text, with_vision=with_vision).to(chosen)
+    dtype = choose_precision(precision, chosen)
+    place, full_name = find_backbone(name)
+    return load_files(place, full_name, with_text=with_text, with_vision=with_vision).to(chosen).in_precision(dtype)

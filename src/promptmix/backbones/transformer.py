@@ -60,7 +60,7 @@ class TransformerBlock(nn.Module):
     def __init__(self, width: int, heads: int, mlp_width: int, activation: str, layer_norm_epsilon: float) -> None:
         super().__init__()
         self.heads = heads
-        self.attention_norm = nn.LayerNorm(width, eps=layer_norm_epsilon)
+        self.attention_norm: nn.Module = nn.LayerNorm(width, eps=layer_norm_epsilon)
         self.query_key_value = nn.Linear(width, 3 * width)
         self.attention_output = nn.Linear(width, width)
         self.mlp_norm = nn.LayerNorm(width, eps=layer_norm_epsilon)

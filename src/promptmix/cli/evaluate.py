@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from promptmix.cli.output import percent, progress
-from promptmix.data.sources import read_folder
+from promptmix.data.read import Columns, part_to_measure, read_parts
 from promptmix.errors import printable
 from promptmix.evaluation.metrics import measure
 from promptmix.features.cache import FeatureCache
@@ -22,17 +22,30 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(
-    folder: Path, source: Path, backbone: str | None, skip_bad: bool, device: str, cache: bool, json_output: bool
+    folder: Path,
+    source: str,
+    part: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    classes: Path | None,
+    backbone: str | None,
+    skip_bad: bool,
+    device: str,
+    cache: bool,
+    json_output: bool,
 ) -> None:
     model = read_model(folder)
-    pictures = read_folder(source, model.class_names)
+    columns = Columns(image=image_column, label=label_column)
+    parts = read_parts(source, class_names=model.class_names, columns=columns, classes_file=classes)
+    measured_part = part_to_measure(parts, part, source)
+    pictures = parts[measured_part]
     store = FeatureCache() if cache else None
     loaded = backbone_of(model, backbone, device=device)
     predictor = Predictor(model, backbone=loaded, cache=store)
     with progress() as on_progress:
         extracted = extract_features(
             predictor.backbone,
-            pictures.paths,
+            pictures.pictures,
             cache=store,
             skip_bad=skip_bad,
             on_progress=lambda done, total: on_progress("pictures", done, total, ""),
@@ -45,16 +58,17 @@ def evaluate(
         metrics = measure(model.classifier.logits(features), labels, model.class_names)
         if predictor.backbone is not loaded:
             # The model has tuned its image tower; zero-shot is the tower as it was.
-            kept = [pictures.paths[index] for index in extracted.kept]
+            kept = [pictures.pictures[index] for index in extracted.kept]
             features = extract_features(loaded, kept, cache=store).features[:, 0]
         zero_shot = build_method("zero-shot", {}, loaded, model.class_names).classifier()
         before = measure(zero_shot.logits(features.to(loaded.device)).cpu(), labels, model.class_names)
+    measured_on = source if len(parts) == 1 else f"{source}, {measured_part} part"
     if json_output:
         left_out = [{"path": picture, "reason": reason} for picture, reason in extracted.bad]
-        said = {"measured_on": str(source), "metrics": metrics.to_json(), "zero_shot": before.to_json(), "left_out": left_out}
+        said = {"measured_on": measured_on, "metrics": metrics.to_json(), "zero_shot": before.to_json(), "left_out": left_out}
         print(json.dumps(said))
         return
-    print(f"measured on {metrics.num_pictures} pictures of {source}, {metrics.num_classes} classes")
+    print(f"measured on {metrics.num_pictures} pictures of {measured_on}, {metrics.num_classes} classes")
     print(f"{model.method}: {percent(metrics.accuracy)} (mean per class {percent(metrics.accuracy_per_class_mean)},", end=" ")
     print(f"calibration error {percent(metrics.expected_calibration_error)})   zero-shot: {percent(before.accuracy)}")
     if extracted.bad:

@@ -26,11 +26,19 @@ app = typer.Typer(
 )
 classes_app = typer.Typer(help="List a model's classes, or change them by name; nothing is retrained.", no_args_is_help=True)
 app.add_typer(classes_app, name="classes")
+data_app = typer.Typer(help="Check, split and unpack pictures before anything is learnt from them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep image features on disk (PROMPTMIX_CACHE says where).")]
 BackboneOption = Annotated[str | None, typer.Option(help="Where the model's backbone lies now, if elsewhere.")]
+SOURCES = "Folder with one sub-folder a class or with train/ and test/; table; .tar; saved data set; or hf:owner/name."
+ImageColumn = Annotated[str | None, typer.Option(help="Column of a table or data set that holds the pictures or their paths.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of a table or data set that holds the labels.")]
+Classes = Annotated[
+    Path | None, typer.Option("--classes", help="File with the classes in their order, a line each, or YAML 'label: name'.")
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read, and say which.")]
 
 
@@ -51,10 +59,17 @@ def demo(
 @app.command(epilog="Example: promptmix train photos/ --out model --shots 16")
 @guarded
 def train(
-    source: Annotated[Path, typer.Argument(help="Folder with one sub-folder of pictures a class.")],
+    source: Annotated[str, typer.Argument(help=SOURCES)],
     out: Annotated[Path, typer.Option(help="Run folder to write; the model is in its model/.")],
     test: Annotated[
-        Path | None, typer.Option(help="Folder of test pictures; without it some training pictures are held out.")
+        str | None,
+        typer.Option(help="Test pictures, as SOURCE; without it those of SOURCE's test part, or some that are held out."),
+    ] = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    classes: Classes = None,
+    split: Annotated[
+        Path | None, typer.Option(help="Split file of 'promptmix data split': who of SOURCE trains and who tests.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with method, options and recipe; see recipes/.")] = None,
     method: Annotated[str | None, typer.Option(help="mocoop (the default), coop, linear-probe, zero-shot or ensemble.")] = None,
@@ -77,7 +92,7 @@ def train(
     cache: Cache = True,
     json_output: Json = False,
 ) -> None:
-    """Learn from a folder of pictures, measure beside zero-shot, save a model."""
+    """Learn from labelled pictures, measure beside zero-shot, save a model."""
     if resume and overwrite:
         raise typer.BadParameter("--resume goes on with a run and --overwrite throws it away; give one of them")
     from promptmix.cli import train as verb
@@ -86,6 +101,10 @@ def train(
         source,
         out,
         test,
+        image_column,
+        label_column,
+        classes,
+        split,
         config,
         method,
         backbone,
@@ -108,7 +127,13 @@ def train(
 @guarded
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model or run folder.")],
-    source: Annotated[Path, typer.Argument(help="Folder with one sub-folder of pictures a class.")],
+    source: Annotated[str, typer.Argument(help=SOURCES)],
+    part: Annotated[
+        str | None, typer.Option(help="train, val or test of a source that has parts; test unless told otherwise.")
+    ] = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    classes: Classes = None,
     backbone: BackboneOption = None,
     skip_bad: SkipBad = False,
     device: Device = "auto",
@@ -118,14 +143,15 @@ def evaluate(
     """Measure a model on labelled pictures, beside zero-shot on the same pictures."""
     from promptmix.cli import evaluate as verb
 
-    verb.evaluate(model, source, backbone, skip_bad, device, cache, json_output)
+    verb.evaluate(model, source, part, image_column, label_column, classes, backbone, skip_bad, device, cache, json_output)
 
 
 @app.command(epilog="Example: promptmix predict model new/*.jpg --csv")
 @guarded
 def predict(
     model: Annotated[Path, typer.Argument(help="Model or run folder.")],
-    sources: Annotated[list[str], typer.Argument(help="Pictures, patterns or folders.")],
+    sources: Annotated[list[str], typer.Argument(help="Pictures, patterns, folders, tables, .tar files, data sets.")],
+    image_column: ImageColumn = None,
     csv_output: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
     top: Annotated[int, typer.Option(min=1, help="Classes to list in JSON.")] = 5,
     backbone: BackboneOption = None,
@@ -138,7 +164,7 @@ def predict(
         raise typer.BadParameter("stdout is either --csv or --json; give one of them")
     from promptmix.cli import predict as verb
 
-    verb.predict(model, sources, csv_output, top, backbone, device, cache, json_output)
+    verb.predict(model, sources, image_column, csv_output, top, backbone, device, cache, json_output)
 
 
 @app.command(epilog="Example: promptmix info bundled")
@@ -185,6 +211,73 @@ def classes_remove(
     from promptmix.cli import classes as verb
 
     verb.remove(model, names)
+
+
+@data_app.command("check", epilog="Example: promptmix data check photos/ --test other/ --shots 16")
+@guarded
+def data_check(
+    source: Annotated[str, typer.Argument(help=SOURCES)],
+    test: Annotated[str | None, typer.Option(help="Test pictures, as SOURCE, where they are not a part of it.")] = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    classes: Classes = None,
+    backbone: Annotated[str | None, typer.Option(help="The backbone to train with; only its words and sizes are used.")] = None,
+    shots: Annotated[int | None, typer.Option(help="As you would tell train.")] = None,
+    hold_out: Annotated[float, typer.Option(help="As you would tell train.")] = 0.2,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="As you would tell train.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 4 also for test pictures in training and for pictures in two classes.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Find unreadable and doubtful pictures, copies, leaks, uneven classes and bad names; exit with 4 where training would stop."""
+    from promptmix.cli import data as verb
+
+    verb.check(source, test, image_column, label_column, classes, backbone, shots, hold_out, skip_bad, strict, json_output)
+
+
+@data_app.command("split", epilog="Example: promptmix data split photos/ --out split.json --shots 16 --seed 1")
+@guarded
+def data_split(
+    source: Annotated[str, typer.Argument(help=SOURCES)],
+    out: Annotated[Path, typer.Option(help="Split file to write, for train --split.")],
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    classes: Classes = None,
+    shots: Annotated[int | None, typer.Option(help="Different pictures of each class to learn from; the rest tests.")] = None,
+    hold_out: Annotated[
+        float | None, typer.Option(help="Share of each class to test on; 0.2, unless there is a test part.")
+    ] = None,
+    val: Annotated[float, typer.Option(help="Share of each class to choose options on.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 1,
+    skip_bad: SkipBad = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Settle in a file who trains and who tests; pictures that look the same stay on one side."""
+    from promptmix.cli import data as verb
+
+    verb.split(source, out, image_column, label_column, classes, shots, hold_out, val, seed, skip_bad, overwrite, json_output)
+
+
+@data_app.command("unpack", epilog="Example: promptmix data unpack photos.tar --out photos")
+@guarded
+def data_unpack(
+    archives: Annotated[list[Path], typer.Argument(help="tar (also gz, bz2, xz) and zip files, or a folder of such.")],
+    out: Annotated[Path, typer.Option(help="New folder to write.")],
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV: first column a picture's file name without ending, column 'name' its class, which becomes a folder."
+        ),
+    ] = None,
+    max_gigabytes: Annotated[float, typer.Option(help="The most that may come out.")] = 20.0,
+    json_output: Json = False,
+) -> None:
+    """Unpack archives of pictures, whoever made them: nothing is written outside the folder, nothing there is overwritten."""
+    from promptmix.cli import data as verb
+
+    verb.unpack(archives, out, names, max_gigabytes, json_output)
 
 
 def _print_version(asked: bool) -> bool:

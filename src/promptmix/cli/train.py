@@ -8,18 +8,24 @@ from pathlib import Path
 
 from promptmix.cli.output import percent, progress
 from promptmix.config import apply_overrides, parse_config, read_yaml
+from promptmix.data.images import StoredPicture
+from promptmix.data.read import Columns, part_to_measure, read_parts
 from promptmix.data.records import PictureSet, check_class_names
 from promptmix.data.sampling import sample_shots
-from promptmix.data.sources import read_folder
-from promptmix.errors import ConfigError, InterruptedRun, listed, printable
+from promptmix.data.splits import read_split
+from promptmix.errors import ConfigError, DataError, InterruptedRun, listed, printable
 from promptmix.features.cache import FeatureCache
 from promptmix.training.run import LabelledPictures, RunConfig, run
 
 
 def train(
-    source: Path,
+    source: str,
     out: Path,
-    test: Path | None,
+    test: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    classes: Path | None,
+    split: Path | None,
     config_file: Path | None,
     method: str | None,
     backbone: str | None,
@@ -52,16 +58,31 @@ def train(
     config = parse_config(RunConfig, apply_overrides(values, overrides), "options of train")
     if not 0 <= hold_out < 1:
         raise ConfigError(f"--hold-out {hold_out} is not a share; give a number from 0 to below 1, such as 0.2")
-    pictures = read_folder(source)
-    training, held_out, short_classes = _split(pictures, config.shots, 0.0 if test is not None else hold_out, config.seed)
+    columns = Columns(image=image_column, label=label_column)
+    parts_there = read_parts(source, columns=columns, classes_file=classes)
+    if split is not None:
+        parts_there = _parts_of(split, parts_there)
+    if "train" not in parts_there:
+        raise DataError(f"{source} has no train part to learn from; it has {', '.join(parts_there)}")
+    pictures = parts_there["train"]
+    tested_elsewhere = test is not None or split is not None or "test" in parts_there
+    training, held_out, short_classes = _split(pictures, config.shots, 0.0 if tested_elsewhere else hold_out, config.seed)
     notes = []
+    if "val" in parts_there:
+        notes.append(f"the val part ({len(parts_there['val'])} pictures) was not used; it is left for choosing")
     if short_classes:
         counts = listed(f"{name} ({count})" for name, count in short_classes.items())
         notes.append(f"fewer than {config.shots} pictures, so all of them were learnt from: {counts}")
     parts = {"train": training}
     measured = None
     if test is not None:
-        measured = LabelledPictures.of(read_folder(test, pictures.class_names), f"the {printable(test)} folder")
+        tests = read_parts(test, class_names=pictures.class_names, columns=columns, classes_file=classes)
+        test_part = part_to_measure(tests, None, test)
+        description = f"the {printable(test)} folder" if len(tests) == 1 else f"the {test_part} part of {printable(test)}"
+        measured = LabelledPictures.of(tests[test_part], description)
+    elif "test" in parts_there:
+        parts["test"] = parts_there["test"]
+        measured = LabelledPictures.of(parts["test"], f"the test part of {printable(source)} ({len(parts['test'])} pictures)")
     elif len(held_out) > 0:
         measured = LabelledPictures.of(held_out, f"{len(held_out)} pictures of {printable(source)} that were not trained on")
         parts["test"] = held_out
@@ -92,6 +113,12 @@ def train(
     for note in result.notes:
         print(f"note: {note}")
     print(f"model: {out / 'model'}   next: promptmix predict {out} PICTURE ...")
+
+
+def _parts_of(split: Path, parts: dict[str, PictureSet]) -> dict[str, PictureSet]:
+    """The parts that a split file makes of the pictures of a source."""
+    stored = [picture for part in parts.values() for picture in part.pictures if isinstance(picture, StoredPicture)]
+    return read_split(split, next(iter(parts.values())).root, stored)
 
 
 def _split(pictures: PictureSet, shots: int | None, hold_out: float, seed: int) -> tuple[PictureSet, PictureSet, dict[str, int]]:

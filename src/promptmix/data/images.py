@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 import warnings
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -18,9 +19,33 @@ from PIL import Image, UnidentifiedImageError
 
 from promptmix.errors import DataError
 
-__all__ = ["MAX_PIXELS", "PICTURE_SUFFIXES", "PictureSource", "content_key", "open_picture"]
+__all__ = ["MAX_PIXELS", "PICTURE_SUFFIXES", "PictureSource", "StoredPicture", "content_key", "open_picture"]
 
-PictureSource: TypeAlias = str | Path | Image.Image | NDArray[Any] | bytes
+
+class StoredPicture(ABC):
+    """A picture that lies inside another file: a member of an archive, a row of a table.
+
+    What kinds there are are frozen dataclasses of plain attributes, so that they can be hashed and sent to other processes.
+
+    Attributes:
+        name: what people know it by, unique within its source, such as ``shards/0001.tar/cat_3.jpg``.
+    """
+
+    name: str
+
+    @abstractmethod
+    def read(self) -> bytes:
+        """The bytes of the picture's file, read anew each time.
+
+        Raises:
+            DataError: they cannot be read, or the file they lie in has changed.
+        """
+
+    def __str__(self) -> str:
+        return self.name
+
+
+PictureSource: TypeAlias = str | Path | Image.Image | NDArray[Any] | bytes | StoredPicture
 
 MAX_PIXELS = 100_000_000  # a picture of 300 MB once decoded; no camera in a pocket makes more
 
@@ -75,7 +100,7 @@ _MUTED = _PillowMuted()
 
 
 def open_picture(source: PictureSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A new RGB picture, upright, of a file, of the bytes of one, of a Pillow picture or of an array.
+    """A new RGB picture, upright, of a file, of the bytes of one, of one inside another file, of a Pillow picture or of an array.
 
     Transparent parts lie over white; a camera's orientation is applied; of an animation the first frame is taken; 16 bits
     become 8. Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8 or floats from 0 to 1. The kind of a file is known by
@@ -92,6 +117,8 @@ def open_picture(source: PictureSource, *, max_pixels: int = MAX_PIXELS) -> Imag
     if isinstance(source, Image.Image):
         with _MUTED:
             return _decoded(source, "the picture", max_pixels)
+    if isinstance(source, StoredPicture):
+        return _read(io.BytesIO(_stored(source)), str(source), max_pixels)
     if isinstance(source, bytes):
         if not source:
             raise DataError("the picture is empty (0 bytes)")
@@ -112,6 +139,8 @@ def content_key(source: PictureSource) -> str:
         digest = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
         digest.update(image.tobytes())
         return f"pixels:{digest.hexdigest()}"
+    if isinstance(source, StoredPicture):
+        source = _stored(source)
     if isinstance(source, bytes):
         return f"file:{hashlib.sha256(source).hexdigest()}"
     with _open_file(source) as stream:
@@ -119,6 +148,13 @@ def content_key(source: PictureSource) -> str:
             return f"file:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
         except OSError as problem:
             raise DataError(f"{source} cannot be read: {problem.strerror}") from problem
+
+
+def _stored(picture: StoredPicture) -> bytes:
+    content = picture.read()
+    if not content:
+        raise DataError(f"{picture} is empty (0 bytes); replace it or leave it out")
+    return content
 
 
 def _open_file(source: str | Path) -> io.BufferedReader:
@@ -162,7 +198,7 @@ def _read(stream: io.BytesIO | io.BufferedReader, name: str, max_pixels: int) ->
             raise
         except Exception as problem:  # damaged headers make the readers of Pillow raise nearly anything
             raise _damaged(name, problem) from problem
-        return _decoded(image, name, max_pixels)
+        return _decoded(image, name, max_pixels, is_ours=True)
 
 
 def _damaged(name: str, problem: Exception) -> DataError:
@@ -170,7 +206,9 @@ def _damaged(name: str, problem: Exception) -> DataError:
     return DataError(f"{name} is damaged or cut off ({reason}); replace it or leave it out")
 
 
-def _decoded(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+def _decoded(image: Image.Image, name: str, max_pixels: int, *, is_ours: bool = False) -> Image.Image:
+    """The picture as RGB, upright; the same object where it is that already and ``is_ours``, since a copy of a photograph takes
+    a third as long as its decoding."""
     if image.width * image.height > max_pixels:
         raise DataError(f"{name} has {image.width} x {image.height} pixels, more than {max_pixels:,}; make it smaller")
     if image.width * image.height == 0:
@@ -178,7 +216,8 @@ def _decoded(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     try:
         image.load()
         upright = _UPRIGHT.get(_orientation(image))
-        result = _as_rgb(image)
+        plain = is_ours and image.mode == "RGB" and not image.has_transparency_data
+        result = image if plain else _as_rgb(image)
         if upright is not None:
             result = result.transpose(upright)
     except MemoryError:

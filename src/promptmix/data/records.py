@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from promptmix.errors import DataError
+from promptmix.data.images import StoredPicture
+from promptmix.errors import DataError, listed
 
-__all__ = ["PictureSet", "Record", "check_class_names", "class_key", "clean_class_name"]
+__all__ = [
+    "PARTS",
+    "PART_NAMES",
+    "PictureSet",
+    "Record",
+    "check_class_names",
+    "class_key",
+    "clean_class_name",
+    "natural_key",
+    "parts_among",
+]
+
+PARTS = ("train", "val", "test")
+PART_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""The part that a folder, a column or a data set means by a name."""
+
+_logger = logging.getLogger(__name__)
 
 _LONGEST_NAME = 200  # characters; no text tower reads more than about 75 tokens
 
@@ -19,7 +47,7 @@ _LONGEST_NAME = 200  # characters; no text tower reads more than about 75 tokens
 class Record:
     """One labelled picture; ``label`` is the index of its class in the set's ``class_names``."""
 
-    path: Path
+    picture: Path | StoredPicture
     label: int
 
 
@@ -38,7 +66,7 @@ class PictureSet:
     def __post_init__(self) -> None:
         for record in self.records:
             if not 0 <= record.label < len(self.class_names):
-                raise DataError(f"{record.path} has label {record.label}, but labels go from 0 to {len(self.class_names) - 1}")
+                raise DataError(f"{record.picture} has label {record.label}, but labels go from 0 to {len(self.class_names) - 1}")
 
     def __len__(self) -> int:
         return len(self.records)
@@ -49,9 +77,9 @@ class PictureSet:
         return tuple(record.label for record in self.records)
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        """The file of each picture, in the order of the records."""
-        return tuple(record.path for record in self.records)
+    def pictures(self) -> tuple[Path | StoredPicture, ...]:
+        """Where each picture lies, in the order of the records."""
+        return tuple(record.picture for record in self.records)
 
     def counts(self) -> tuple[int, ...]:
         """How many pictures each class has, in class order; 0 for a class without a picture."""
@@ -79,7 +107,9 @@ class PictureSet:
             root=self.root,
             class_names=tuple(self.class_names[index] for index in indices),
             records=tuple(
-                Record(path=record.path, label=new_labels[record.label]) for record in self.records if record.label in new_labels
+                Record(picture=record.picture, label=new_labels[record.label])
+                for record in self.records
+                if record.label in new_labels
             ),
         )
 
@@ -92,6 +122,40 @@ def clean_class_name(name: str) -> str:
 def class_key(name: str) -> str:
     """Equal for names that mean the same class: cleaned, without case, and whichever way accents are encoded."""
     return unicodedata.normalize("NFC", clean_class_name(name)).casefold()
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sorts digits by their number and letters without case: ``b2`` before ``B10``."""
+    pieces = re.split("([0-9]+)", name.casefold())
+    return [int(piece) if place % 2 else piece for place, piece in enumerate(pieces)], name
+
+
+def parts_among(folders: Mapping[str, Collection[str]], source: object) -> dict[str, str]:
+    """The part that each folder is, of folders with the names of the folders inside them; empty where they are classes.
+
+    Folders called train and test are parts where there are folders in train; with other folders beside them only where two of
+    them hold folders of the same names. A single folder with folders inside may be a part too.
+
+    Raises:
+        DataError: two folders are the same part, such as val and validation.
+    """
+    named = {name: PART_NAMES[name.casefold()] for name in folders if name.casefold() in PART_NAMES}
+    inside: dict[str, set[str]] = {}
+    for name, part in named.items():
+        inside.setdefault(part, set()).update(map(class_key, folders[name]))
+    is_alone = len(folders) == len(named) == 1 and any(inside.values())
+    if not is_alone and not inside.get("train"):
+        return {}
+    if len(named) < len(folders) and not any(inside["train"] & classes for part, classes in inside.items() if part != "train"):
+        return {}
+    first: dict[str, str] = {}
+    for name, part in named.items():
+        if first.setdefault(part, name) != name:
+            raise DataError(f"{source}: {first[part]} and {name} are both the {part} part; merge them or take one away")
+    if len(named) < len(folders):
+        others = listed(name for name in folders if name not in named)
+        _logger.warning("%s: these folders are not train, val or test: %s; left out", source, others)
+    return named
 
 
 def check_class_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from promptmix.data.records import PictureSet
+from promptmix.data.records import PictureSet, Record
 from promptmix.errors import ConfigError, DataError
 from promptmix.runtime import numpy_generator
 
@@ -79,7 +80,11 @@ def _shuffled_by_class(pictures: PictureSet, seed: int, purpose: str) -> list[li
         members[record.label].append(index)
     shuffled: list[list[int]] = []
     for name, indices in zip(pictures.class_names, members, strict=True):
-        indices.sort(key=lambda index: pictures.records[index].path.as_posix())
+        indices.sort(key=lambda index: _known_as(pictures.records[index]))
         order = numpy_generator(seed, f"{purpose} {name}").permutation(len(indices))
         shuffled.append([indices[place] for place in order])
     return shuffled
+
+
+def _known_as(record: Record) -> str:
+    return record.picture.as_posix() if isinstance(record.picture, Path) else str(record.picture)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from promptmix.data.images import PICTURE_SUFFIXES
-from promptmix.data.records import PictureSet, Record, check_class_names, class_key
+from promptmix.data.records import PART_NAMES, PictureSet, Record, check_class_names, class_key, natural_key, parts_among
 from promptmix.errors import DataError, did_you_mean
 
-__all__ = ["list_pictures", "read_folder"]
+__all__ = ["list_pictures", "part_folders", "read_folder"]
 
 _logger = logging.getLogger(__name__)
 
-_SPLIT_NAMES = frozenset({"train", "val", "valid", "validation", "test"})
 _NEVER_OURS = frozenset({"__MACOSX", "@eaDir"})  # what archives from macOS and network drives leave behind
 
 
@@ -46,14 +44,17 @@ def read_folder(folder: Path, class_names: Sequence[str] | None = None) -> Pictu
         raise DataError(f"{folder} holds {len(loose)} pictures but no class folders; put those of each class into a sub-folder")
     if not class_folders:
         raise DataError(f"{folder} is empty; it should hold one sub-folder a class, with pictures in each")
-    _refuse_splits(folder, class_folders)
+    parts = part_folders(folder)
+    if parts:
+        there = ", ".join(sorted(path.name for path in parts.values()))
+        raise DataError(f"{folder} is split into {there}; give one of these folders, such as {parts['train']}")
     for class_folder in class_folders:
         if folder.resolve().is_relative_to(class_folder.resolve()):
             raise DataError(f"{class_folder} is a link back to {folder}, so it would be a class of all pictures; remove the link")
     if loose:
         _logger.warning("%s: %d pictures lie beside the class folders and belong to no class; left out", folder, len(loose))
 
-    class_folders.sort(key=lambda path: _natural_key(path.name))
+    class_folders.sort(key=lambda path: natural_key(path.name))
     if class_names is None and len(class_folders) == 1:
         only = class_folders[0]
         deeper = f"; is {only} the folder you mean?" if len(_visible(only)[0]) > 1 else "; add a folder for each further class"
@@ -73,7 +74,7 @@ def read_folder(folder: Path, class_names: Sequence[str] | None = None) -> Pictu
         pictures = _pictures_below(class_folder)
         if not pictures:
             raise DataError(f"class folder {class_folder} holds no picture (jpg, png, webp, ...); add some or remove the folder")
-        records += [Record(path=path, label=label) for path in pictures]
+        records += [Record(picture=path, label=label) for path in pictures]
     records.sort(key=lambda record: record.label)  # stable: within a class the pictures stay sorted
     return PictureSet(root=folder, class_names=names, records=tuple(records))
 
@@ -120,18 +121,17 @@ def _matching(pattern: str) -> list[Path]:
     return matches
 
 
-def _refuse_splits(folder: Path, class_folders: Iterable[Path]) -> None:
-    """A folder of train/ and test/ is not a folder of two classes."""
-    parts = {path.name.casefold(): path for path in class_folders}
-    if "train" in parts and parts.keys() <= _SPLIT_NAMES and _visible(parts["train"])[0]:
-        there = ", ".join(sorted(path.name for path in parts.values()))
-        raise DataError(f"{folder} is split into {there}; give one of these folders, such as {parts['train']}")
+def part_folders(folder: Path) -> dict[str, Path]:
+    """The sub-folders of a folder that is split into train, val and test, by part; empty where it is not.
 
-
-def _natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sorts digits by their number and letters without case: ``b2`` before ``B10``."""
-    pieces = re.split("([0-9]+)", name.casefold())
-    return [int(piece) if place % 2 else piece for place, piece in enumerate(pieces)], name
+    Raises:
+        DataError: two sub-folders are the same part, such as val/ and validation/, or a folder cannot be read.
+    """
+    folders = {path.name: path for path in _visible(folder)[0]}
+    inside = {
+        name: [path.name for path in _visible(path)[0]] if name.casefold() in PART_NAMES else [] for name, path in folders.items()
+    }
+    return {part: folders[name] for name, part in parts_among(inside, folder).items()}
 
 
 def _is_picture(path: Path) -> bool:

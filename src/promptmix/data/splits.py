@@ -1,4 +1,4 @@
-"""A split is a file: class order, and for each part the relative path, label and content hash of every picture.
+"""A split is a file: class order, and for each part the relative path (or name), label and content hash of every picture.
 
 {"format": "promptmix-split", "version": 1, "class_names": ["cat", "dog"],
  "parts": {"train": [["cat/1.jpg", 0, "5f70bf18a0860070"], ...], "test": [...]}, "split_hash": "..."}
@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from promptmix.data.images import content_key
+from promptmix.data.images import StoredPicture, content_key
 from promptmix.data.records import PictureSet, Record
 from promptmix.errors import DataError, did_you_mean
 from promptmix.runtime import short_hash, write_json
@@ -65,8 +65,11 @@ def split_hash(parts: Mapping[str, PictureSet]) -> str:
     return _hash(*_described(parts))
 
 
-def read_split(path: Path, root: Path) -> dict[str, PictureSet]:
+def read_split(path: Path, root: Path, stored: Iterable[StoredPicture] = ()) -> dict[str, PictureSet]:
     """The parts of a split file, their pictures below ``root``; every picture is read and compared with its hash.
+
+    Args:
+        stored: the pictures that lie inside other files, as their source lists them; the split knows them by their names.
 
     Raises:
         DataError: the file is missing, damaged or edited, a path leads out of ``root``, or a picture is missing or changed.
@@ -85,10 +88,11 @@ def read_split(path: Path, root: Path) -> dict[str, PictureSet]:
     _check_rows(rows, path)
     if _hash(split.class_names, rows) != split.split_hash:
         raise DataError(f"{path} was changed after it was written: its split_hash does not fit; make it anew")
+    pictures: dict[str, Path | StoredPicture] = {picture.name: picture for picture in stored}
     for part_rows in rows.values():
         for relative, _, expected in part_rows:
-            picture = root / relative
-            if not picture.is_file():
+            picture = pictures.get(relative, root / relative)
+            if isinstance(picture, Path) and not picture.is_file():
                 raise DataError(f"{picture}, named in {path}, is missing; is {root} the right folder?")
             if _file_hash(picture) != expected:
                 raise DataError(f"{picture} is not the picture that {path} was made with; restore it or make a new split")
@@ -96,14 +100,16 @@ def read_split(path: Path, root: Path) -> dict[str, PictureSet]:
         name: PictureSet(
             root=root,
             class_names=split.class_names,
-            records=tuple(Record(path=root / relative, label=label) for relative, label, _ in part_rows),
+            records=tuple(
+                Record(picture=pictures.get(relative, root / relative), label=label) for relative, label, _ in part_rows
+            ),
         )
         for name, part_rows in rows.items()
     }
 
 
-def _file_hash(path: Path) -> str:
-    return content_key(path).removeprefix("file:")[:16]
+def _file_hash(picture: Path | StoredPicture) -> str:
+    return content_key(picture).removeprefix("file:")[:16]
 
 
 def _hash(class_names: Sequence[str], rows: Mapping[str, Sequence[_Row]]) -> str:
@@ -128,20 +134,20 @@ def _described(parts: Mapping[str, PictureSet]) -> tuple[tuple[str, ...], dict[s
         part = parts[name]
         if part.root != first.root or part.class_names != first.class_names:
             raise DataError(f"part {name!r} of the split has another root or other classes than the first; all must share them")
-        rows[name] = [(_relative(record.path, part.root), record.label, _file_hash(record.path)) for record in part.records]
+        rows[name] = [(_relative(record.picture, part.root), record.label, _file_hash(record.picture)) for record in part.records]
     _check_rows(rows, first.root)
     return first.class_names, rows
 
 
-def _relative(path: Path, root: Path) -> str:
+def _relative(picture: Path | StoredPicture, root: Path) -> str:
     try:
-        relative = path.relative_to(root).as_posix()
+        relative = picture.relative_to(root).as_posix() if isinstance(picture, Path) else picture.name
     except ValueError as problem:
-        raise DataError(f"{path} does not lie in {root}; a split names its pictures relative to one folder") from problem
+        raise DataError(f"{picture} does not lie in {root}; a split names its pictures relative to one folder") from problem
     try:
         relative.encode()
     except UnicodeEncodeError as problem:
-        raise DataError(f"the name {str(path)!r} is not valid UTF-8 and cannot go into a split; rename the file") from problem
+        raise DataError(f"the name {str(picture)!r} is not valid UTF-8 and cannot go into a split; rename the file") from problem
     return relative
 
 

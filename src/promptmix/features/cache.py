@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 Key: TypeAlias = tuple[str, str]  # content key of the picture, name of the view
 Vector: TypeAlias = Float32[np.ndarray, "embedding"]
 
-_PREFIX = "features-v1-"  # another number whenever the table, or the way from file to pixels, changes
+_PREFIX = "features-v2-"  # another number whenever the table, or the way from file to pixels, changes
 _BUSY_SECONDS = 60.0  # how long one process waits for another to finish writing
 _TABLE = """
 CREATE TABLE IF NOT EXISTS features (

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from promptmix.backbones.base import Backbone
-from promptmix.backbones.configs import PreprocessConfig
-from promptmix.backbones.preprocess import resize_and_crop
-from promptmix.data.images import PictureSource, content_key, open_picture
-from promptmix.data.transforms import Augmentation, augmented_view
+from promptmix.data.images import PictureSource, StoredPicture, content_key
+from promptmix.data.transforms import Augmentation
 from promptmix.errors import BackboneError, ConfigError, DataError
 from promptmix.features.cache import FeatureCache, Key, Vector
-from promptmix.runtime import numpy_generator
+from promptmix.features.reading import View, make_views, reading_threads, reads_ahead, view_names
+from promptmix.features.table import new_table
 
-__all__ = ["Extracted", "extract_features"]
+__all__ = ["Extracted", "FeatureBatch", "extract_features", "iter_features"]
 
-_TEST_VIEW = "test"
-_MOST_READERS = 4
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureBatch:
+    """Features of some pictures that follow one another.
+
+    Attributes:
+        features: float32 on the CPU, normalised; view 0 is the test view, the others are augmented.
+        kept: for each row of ``features`` the place of its picture among all pictures, from 0.
+        pictures: for each row of ``features`` its picture.
+        bad: the pictures that could not be read, each with the reason.
+        from_cache: how many of the kept pictures came from the cache with all their views.
+        done: pictures read so far, in this batch and all before it, those that could not be read too.
+    """
+
+    features: Float[Tensor, "picture view embedding"]
+    kept: tuple[int, ...]
+    pictures: tuple[PictureSource, ...]
+    bad: tuple[tuple[str, str], ...]
+    from_cache: int
+    done: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +67,12 @@ class _Pending:
     """A picture on its way: what the cache had, and the views that are being made by another thread."""
 
     index: int
+    picture: PictureSource
     content: str
     problem: DataError | None
     cached: dict[str, Vector]
     missing: tuple[str, ...]
-    views: Future[list[UInt8[np.ndarray, "crop crop 3"]] | DataError] | None
+    views: Future[list[View]] | None
 
 
 def extract_features(
@@ -67,106 +84,201 @@ def extract_features(
     cache: FeatureCache | None = None,
     batch_size: int = 64,
     skip_bad: bool = False,
+    threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Extracted:
-    """Features of pictures by the frozen image tower, one test view each and ``augmentation.views`` augmented ones.
-
-    An augmented view depends on the seed, the picture's content and the number of the view alone, so that neither order,
-    batches nor other pictures change it. Each batch goes into the cache as soon as it is encoded: a run that was killed goes on
-    where it stopped. The cache knows a backbone by its fingerprint; give none for a tower whose weights have been changed.
+    """The features of ``iter_features`` in one table; one above 1 GiB lies in a temporary file beside the cache.
 
     Args:
-        batch_size: pictures read together, and views encoded together.
-        skip_bad: leave out pictures that cannot be read, and list them, instead of stopping at the first.
         on_progress: called after each batch with the number of pictures done and of all.
 
     Raises:
-        DataError: there are no pictures, one cannot be read (without ``skip_bad``) or none can.
-        BackboneError: the backbone has no image tower, or gives features that are not finite.
-        ConfigError: ``batch_size`` is below 1.
+        DataError, BackboneError, ConfigError: as ``iter_features``; and there is no room for the table.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
-    if len(pictures) == 0:
-        raise DataError("there are no pictures to encode; give at least one")
-    views = _view_names(augmentation, seed)
-    features = np.empty((len(pictures), len(views), backbone.config.embedding_width), np.float32)
+    batches = iter_features(
+        backbone,
+        pictures,
+        augmentation=augmentation,
+        seed=seed,
+        cache=cache,
+        batch_size=batch_size,
+        skip_bad=skip_bad,
+        threads=threads,
+    )
+    shape = (len(pictures), len(view_names(augmentation, seed)), backbone.config.embedding_width)
+    features = new_table(shape, None if cache is None else cache.folder)
     kept: list[int] = []
     bad: list[tuple[str, str]] = []
     from_cache = 0
+    for batch in batches:
+        features[len(kept) : len(kept) + len(batch.kept)] = batch.features
+        kept += batch.kept
+        bad += batch.bad
+        from_cache += batch.from_cache
+        if on_progress is not None:
+            on_progress(batch.done, len(pictures))
+    return Extracted(features=torch.from_numpy(features[: len(kept)]), kept=tuple(kept), bad=tuple(bad), from_cache=from_cache)
 
-    readers = ThreadPoolExecutor(max_workers=min(_MOST_READERS, os.cpu_count() or 1), thread_name_prefix="promptmix-pictures")
 
-    def start(first: int) -> list[_Pending]:
-        """Look up a batch and let the readers make what is missing."""
-        batch = range(first, min(first + batch_size, len(pictures)))
-        contents = list(readers.map(_content_or_problem, [pictures[index] for index in batch]))
-        keys = [(content, name) for content in contents if isinstance(content, str) for name in views]
-        stored = {} if cache is None else cache.get_many(backbone.fingerprint, keys)
-        pending: list[_Pending] = []
-        for index, content in zip(batch, contents, strict=True):
-            if isinstance(content, DataError):
-                pending.append(_Pending(index=index, content="", problem=content, cached={}, missing=(), views=None))
-                continue
-            cached = {name: stored[content, name] for name in views if _usable(stored.get((content, name)), features.shape[2])}
-            missing = tuple(name for name in views if name not in cached)
-            work = (pictures[index], content, missing, augmentation, seed, backbone.config.preprocess)
-            job = readers.submit(_make_views, *work) if missing else None
-            pending.append(_Pending(index=index, content=content, problem=None, cached=cached, missing=missing, views=job))
-        return pending
+def iter_features(
+    backbone: Backbone,
+    pictures: Iterable[PictureSource],
+    *,
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
+    cache: FeatureCache | None = None,
+    batch_size: int = 64,
+    skip_bad: bool = False,
+    threads: int | None = None,
+) -> Iterator[FeatureBatch]:
+    """Features of pictures by the frozen image tower, one test view each and ``augmentation.views`` augmented ones, in batches.
 
-    try:
-        # One batch is read ahead while another is encoded; more would only fill the memory.
-        starts = deque(range(0, len(pictures), batch_size))
-        upcoming = start(starts.popleft())
+    Pictures are taken as they are needed, and the views of at most two batches are in memory, so their number is not limited.
+    An augmented view depends on the seed, the picture's content and the number of the view alone, so that neither order,
+    batches, threads nor other pictures change it. Each batch goes into the cache as soon as it is encoded: a run that was killed
+    goes on where it stopped. The cache knows a backbone by its fingerprint; give none for a tower whose weights have been changed.
+
+    Args:
+        batch_size: views read and encoded together; all views of a picture are read together, though.
+        skip_bad: leave out pictures that cannot be read, and list them, instead of stopping at the first.
+        threads: how many read pictures; None: one a processor, up to 16.
+
+    Raises:
+        DataError: there are no pictures, one cannot be read (without ``skip_bad``) or, known at the end, none can.
+        BackboneError: the backbone has no image tower, or gives features that are not finite.
+        ConfigError: ``batch_size`` or ``threads`` is below 1.
+    """
+    for name, value in (("batch_size", batch_size), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}; it must be at least 1")
+    return _batches(backbone, pictures, augmentation, seed, cache, batch_size, skip_bad, threads)
+
+
+def _batches(
+    backbone: Backbone,
+    pictures: Iterable[PictureSource],
+    augmentation: Augmentation | None,
+    seed: int,
+    cache: FeatureCache | None,
+    batch_size: int,
+    skip_bad: bool,
+    threads: int | None,
+) -> Iterator[FeatureBatch]:
+    views = view_names(augmentation, seed)
+    numbered = enumerate(pictures)
+    pictures_at_once = max(1, batch_size // len(views))
+    done = num_kept = 0
+    first_problem = ""
+    with reading_threads(threads) as readers:
+
+        def start() -> list[_Pending]:
+            """Look up the next pictures and let the readers make what is missing."""
+            batch = list(islice(numbered, pictures_at_once))
+            return _started(batch, readers, backbone, augmentation, seed, cache)
+
+        # At most one batch is read ahead while another is encoded; more would only fill the memory.
+        upcoming = start()
         while upcoming:
-            current, upcoming = upcoming, start(starts.popleft()) if starts else []
-            pixels: list[UInt8[np.ndarray, "crop crop 3"]] = []
-            places: list[tuple[int, int, Key]] = []  # for each of the pixels its picture, its view and its key in the cache
-            for picture in current:
-                made = picture.problem or (picture.views.result() if picture.views is not None else [])
-                if isinstance(made, DataError):
-                    source = pictures[picture.index]
-                    # The reason names a file; of pictures in memory only the place in the list tells which one it is.
-                    name, reason = (str(source), str(made)) if isinstance(source, str | Path) else _in_memory(picture.index, made)
-                    if not skip_bad:
-                        raise DataError(f"{reason}; pass --skip-bad to leave such pictures out") from made
-                    bad.append((name, reason))
-                    continue
-                kept.append(picture.index)
-                from_cache += not picture.missing
-                for name, vector in picture.cached.items():
-                    features[picture.index, views[name]] = vector
-                for name, view in zip(picture.missing, made, strict=True):
-                    pixels.append(view)
-                    places.append((picture.index, views[name], (picture.content, name)))
-            for first in range(0, len(pixels), batch_size):
-                encoded = _encode(backbone, pixels[first : first + batch_size])
-                encoded_places = places[first : first + batch_size]
-                for (index, view_number, _), vector in zip(encoded_places, encoded, strict=True):
-                    features[index, view_number] = vector
-                if cache is not None:
-                    keys = [key for _, _, key in encoded_places]
-                    cache.put_many(backbone.fingerprint, dict(zip(keys, encoded, strict=True)))
-            if on_progress is not None:
-                on_progress(current[-1].index + 1, len(pictures))
-    finally:
-        readers.shutdown(wait=True, cancel_futures=True)
-
-    if not kept:
-        raise DataError(f"none of the {len(pictures)} pictures can be read; the first: {bad[0][1]}")
-    if bad:
-        features = features[kept]
-    return Extracted(features=torch.from_numpy(features), kept=tuple(kept), bad=tuple(bad), from_cache=from_cache)
+            following = start() if reads_ahead(backbone.device) else None
+            batch = _finished(upcoming, views, backbone, cache, batch_size, skip_bad)
+            done, num_kept = batch.done, num_kept + len(batch.kept)
+            first_problem = first_problem or (batch.bad[0][1] if batch.bad else "")
+            yield batch
+            upcoming = start() if following is None else following
+    if not done:
+        raise DataError("there are no pictures to encode; give at least one")
+    if not num_kept:
+        raise DataError(f"none of the {done} pictures can be read; the first: {first_problem}")
 
 
-def _view_names(augmentation: Augmentation | None, seed: int) -> dict[str, int]:
-    """The name of each view in the cache, with its number; a name says all that the view depends on besides the picture."""
-    names = {_TEST_VIEW: 0}
-    if augmentation is not None:
-        made = f"augmented min_scale={augmentation.min_scale!r} flip={augmentation.flip!r} seed={seed}"
-        names |= {f"{made} view={number}": number for number in range(1, augmentation.views + 1)}
-    return names
+def _started(
+    batch: Sequence[tuple[int, PictureSource]],
+    readers: ThreadPoolExecutor,
+    backbone: Backbone,
+    augmentation: Augmentation | None,
+    seed: int,
+    cache: FeatureCache | None,
+) -> list[_Pending]:
+    views = view_names(augmentation, seed)
+    contents: list[str | DataError] = [""] * len(batch)
+    if cache is not None or augmentation is not None:  # else nothing depends on the content
+        contents = list(readers.map(_content_or_problem, [picture for _, picture in batch]))
+    stored: dict[Key, Vector] = {}
+    if cache is not None:
+        keys = [(content, name) for content in contents if isinstance(content, str) for name in views]
+        stored = cache.get_many(backbone.fingerprint, keys)
+    width = backbone.config.embedding_width
+    pending: list[_Pending] = []
+    for (index, picture), content in zip(batch, contents, strict=True):
+        if isinstance(content, DataError):
+            nothing = _Pending(index=index, picture=picture, content="", problem=content, cached={}, missing=(), views=None)
+            pending.append(nothing)
+            continue
+        cached = {name: stored[content, name] for name in views if _usable(stored.get((content, name)), width)}
+        missing = tuple(name for name in views if name not in cached)
+        numbers = tuple(views[name] for name in missing)
+        work = (picture, content, numbers, augmentation, seed, backbone.config.preprocess)
+        pending.append(
+            _Pending(
+                index=index,
+                picture=picture,
+                content=content,
+                problem=None,
+                cached=cached,
+                missing=missing,
+                views=readers.submit(make_views, *work) if missing else None,
+            )
+        )
+    return pending
+
+
+def _finished(
+    pending: Sequence[_Pending],
+    views: dict[str, int],
+    backbone: Backbone,
+    cache: FeatureCache | None,
+    batch_size: int,
+    skip_bad: bool,
+) -> FeatureBatch:
+    """Encode what the readers have made and store it."""
+    features = np.empty((len(pending), len(views), backbone.config.embedding_width), np.float32)
+    kept: list[_Pending] = []
+    bad: list[tuple[str, str]] = []
+    pixels: list[View] = []
+    places: list[tuple[int, int, Key]] = []  # for each of the pixels its row, its view and its key in the cache
+    for one in pending:
+        made = _made_or_problem(one)
+        if isinstance(made, DataError):
+            # The reason names a file; of pictures in memory only the place in the list tells which one it is.
+            named = isinstance(one.picture, str | Path | StoredPicture)
+            name, reason = (str(one.picture), str(made)) if named else _in_memory(one.index, made)
+            if not skip_bad:
+                raise DataError(f"{reason}; pass --skip-bad to leave such pictures out") from made
+            bad.append((name, reason))
+            continue
+        row = len(kept)
+        kept.append(one)
+        for name, vector in one.cached.items():
+            features[row, views[name]] = vector
+        for name, view in zip(one.missing, made, strict=True):
+            pixels.append(view)
+            places.append((row, views[name], (one.content, name)))
+    for first in range(0, len(pixels), batch_size):
+        encoded = _encode(backbone, pixels[first : first + batch_size])
+        encoded_places = places[first : first + batch_size]
+        for (row, view_number, _), vector in zip(encoded_places, encoded, strict=True):
+            features[row, view_number] = vector
+        if cache is not None:
+            keys = [key for _, _, key in encoded_places]
+            cache.put_many(backbone.fingerprint, dict(zip(keys, encoded, strict=True)))
+    return FeatureBatch(
+        features=torch.from_numpy(features[: len(kept)]),
+        kept=tuple(one.index for one in kept),
+        pictures=tuple(one.picture for one in kept),
+        bad=tuple(bad),
+        from_cache=sum(not one.missing for one in kept),
+        done=pending[-1].index + 1,
+    )
 
 
 def _content_or_problem(picture: PictureSource) -> str | DataError:
@@ -176,34 +288,20 @@ def _content_or_problem(picture: PictureSource) -> str | DataError:
         return problem
 
 
-def _make_views(
-    picture: PictureSource,
-    content: str,
-    names: tuple[str, ...],
-    augmentation: Augmentation | None,
-    seed: int,
-    preprocess: PreprocessConfig,
-) -> list[UInt8[np.ndarray, "crop crop 3"]] | DataError:
+def _made_or_problem(pending: _Pending) -> list[View] | DataError:
+    if pending.problem is not None or pending.views is None:
+        return pending.problem or []
     try:
-        image = open_picture(picture)
+        return pending.views.result()
     except DataError as problem:
         return problem
-    numbers = _view_names(augmentation, seed)
-    made: list[UInt8[np.ndarray, "crop crop 3"]] = []
-    for name in names:
-        if augmentation is None or name == _TEST_VIEW:
-            made.append(resize_and_crop(image, preprocess))
-        else:
-            generator = numpy_generator(seed, f"augmented view {numbers[name]} of {content}")
-            made.append(augmented_view(image, preprocess.crop, augmentation, generator))
-    return made
 
 
 def _usable(vector: Vector | None, width: int) -> bool:
     return vector is not None and len(vector) == width and bool(np.isfinite(vector).all())
 
 
-def _encode(backbone: Backbone, pixels: Sequence[UInt8[np.ndarray, "crop crop 3"]]) -> Float32[np.ndarray, "picture embedding"]:
+def _encode(backbone: Backbone, pixels: Sequence[View]) -> Float32[np.ndarray, "picture embedding"]:
     with torch.inference_mode():
         encoded = backbone.encode_pixels(torch.from_numpy(np.stack(pixels))).float().cpu().numpy()
     if not np.isfinite(encoded).all():

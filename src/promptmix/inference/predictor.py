@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from promptmix.data.records import check_class_names, class_key
 from promptmix.errors import BackboneError, CheckpointError, ConfigError, DataError, did_you_mean
 from promptmix.evaluation.evaluate import Prediction, predict_features
 from promptmix.features.cache import FeatureCache
-from promptmix.features.extract import extract_features
+from promptmix.features.extract import iter_features
 from promptmix.methods.base import Method
 from promptmix.methods.registry import build_method
 from promptmix.model_folder import SavedModel, read_model
 
-__all__ = ["PredictedPictures", "Predictor", "add_classes", "backbone_of", "remove_classes"]
+__all__ = ["PredictedBatch", "PredictedPictures", "Predictor", "add_classes", "backbone_of", "remove_classes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,23 @@ class PredictedPictures:
     predictions: list[Prediction]
     kept: tuple[int, ...]
     bad: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedBatch:
+    """Predictions for some pictures that follow one another.
+
+    Attributes:
+        pictures: those that could be read; ``kept`` has their places among all pictures, from 0.
+        bad: the others, each with the reason.
+        done: pictures read so far, in this batch and all before it, those that could not be read too.
+    """
+
+    predictions: list[Prediction]
+    pictures: tuple[PictureSource, ...]
+    kept: tuple[int, ...]
+    bad: tuple[tuple[str, str], ...]
+    done: int
 
 
 class Predictor:
@@ -80,16 +97,41 @@ class Predictor:
         Raises:
             DataError: a picture cannot be read and ``skip_bad`` is not set.
         """
-        extracted = extract_features(self.backbone, pictures, cache=self._cache, skip_bad=skip_bad, on_progress=on_progress)
+        predictions: list[Prediction] = []
+        kept: list[int] = []
+        bad: list[tuple[str, str]] = []
+        for batch in self.iter_predict(pictures, top=top, skip_bad=skip_bad):
+            predictions += batch.predictions
+            kept += batch.kept
+            bad += batch.bad
+            if on_progress is not None:
+                on_progress(batch.done, len(pictures))
+        return PredictedPictures(predictions=predictions, kept=tuple(kept), bad=tuple(bad))
+
+    def iter_predict(
+        self, pictures: Iterable[PictureSource], *, top: int = 5, skip_bad: bool = False
+    ) -> Iterator[PredictedBatch]:
+        """The predictions of ``predict``, batch by batch as they come: pictures are taken as they are needed and then let go.
+
+        Raises:
+            DataError: a picture cannot be read and ``skip_bad`` is not set; there are none or, known at the end, none can be read.
+        """
         model = self.model
-        predictions = predict_features(model.classifier, model.class_names, model.expert_names, extracted.features[:, 0], top=top)
-        return PredictedPictures(predictions=predictions, kept=extracted.kept, bad=extracted.bad)
+        for batch in iter_features(self.backbone, pictures, cache=self._cache, skip_bad=skip_bad):
+            features = batch.features[:, 0]
+            yield PredictedBatch(
+                predictions=predict_features(model.classifier, model.class_names, model.expert_names, features, top=top),
+                pictures=batch.pictures,
+                kept=batch.kept,
+                bad=batch.bad,
+                done=batch.done,
+            )
 
     def logits(self, pictures: Sequence[PictureSource]) -> Float[Tensor, "image class"]:
         """Class logits, on the CPU; every picture must be readable."""
-        extracted = extract_features(self.backbone, pictures, cache=self._cache)
+        batches = iter_features(self.backbone, pictures, cache=self._cache)
         with torch.no_grad():
-            return self.model.classifier.logits(extracted.features[:, 0])
+            return torch.cat([self.model.classifier.logits(batch.features[:, 0]) for batch in batches])
 
 
 def backbone_of(model: SavedModel, elsewhere: str | None = None, *, with_text: bool = True, device: str = "auto") -> Backbone:

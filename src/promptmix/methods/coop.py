@@ -17,7 +17,7 @@ from promptmix.methods.base import Method, MethodConfig, Recipe
 from promptmix.nn.classifier import Classifier
 from promptmix.nn.router import mixture_logits
 from promptmix.prompts.assemble import Slots, assemble_row, class_tokens, context_vector
-from promptmix.prompts.encoder import PackedPrompts
+from promptmix.prompts.encoder import Prompts, lay_out_prompts
 from promptmix.runtime import torch_generator
 from promptmix.structs import Batch, StepOutput
 
@@ -84,18 +84,18 @@ class CoOp(Method):
         lengths = {1: 50, 2: 100, 3: 100, 4: 100}
         return Recipe(rate=0.002, epochs=200 if shots is None else lengths.get(shots, 200))
 
-    def _lay_out(self, class_names: Sequence[str]) -> PackedPrompts:
+    def _lay_out(self, class_names: Sequence[str]) -> Prompts:
         tower, tokenizer = self._backbone.require_text()
         length = self.context.shape[-2]
         front = {"end": length, "middle": length // 2, "front": 0}[self._config.class_name_position]
         rows = []
-        for number, name in enumerate(class_tokens(tokenizer, class_names)):
+        for number, name in enumerate(class_tokens(tokenizer, class_names, after_a_space=front > 0)):
             first = number * length if self._config.class_specific else 0
             vectors = tuple(context_vector(first + place) for place in range(length))
             rows.append(assemble_row(tokenizer, Slots(before=vectors[:front], after=vectors[front:]), name, period=True))
-        return PackedPrompts(tower, rows, [0] * len(rows), list(class_names))
+        return lay_out_prompts(tower, rows, [0] * len(rows), list(class_names))
 
-    def _encode(self, packed: PackedPrompts) -> Float[Tensor, "expert class embedding"]:
+    def _encode(self, packed: Prompts) -> Float[Tensor, "expert class embedding"]:
         contexts = self.context.reshape(-1, self.context.shape[-1])
         return functional.normalize(packed.encode(contexts), dim=-1)[None]
 

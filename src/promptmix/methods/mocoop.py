@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from promptmix.backbones.base import Backbone
+from promptmix.backbones.siglip_vision import SiglipVisionTower
 from promptmix.backbones.vision_transformer import VisionTransformer
 from promptmix.errors import ConfigError
 from promptmix.methods.base import Method, MethodConfig, Recipe
@@ -20,7 +21,7 @@ from promptmix.nn.classifier import Classifier, Router, move_features
 from promptmix.nn.losses import consistency_loss, router_loss, text_loss
 from promptmix.nn.router import mixture_logits, router_target, routing_weights
 from promptmix.prompts.bank import PromptBank
-from promptmix.prompts.encoder import PackedPrompts
+from promptmix.prompts.encoder import Prompts
 from promptmix.prompts.grouping import group_templates
 from promptmix.prompts.hard import prototypes
 from promptmix.prompts.templates import TemplateGroup, load_bank, parse_groups
@@ -149,12 +150,14 @@ class MixtureOfPrompts(Method):
 
     def _free_the_norms(self) -> Backbone:
         """A backbone with an image tower of this method's own, whose block norms are its parameters ``visual_norms.*``."""
-        if not isinstance(self._backbone.vision, VisionTransformer):
+        if not isinstance(self._backbone.vision, VisionTransformer | SiglipVisionTower):
             raise ConfigError(
                 f"visual_layer_norms needs a vision transformer; backbone {self._backbone.name} has none: set visual_layer_norms=false"
             )
+        if self._backbone.features_key != self._backbone.fingerprint:
+            raise ConfigError("visual_layer_norms trains the image tower, which needs --precision fp32")
         tuned = self._backbone.with_block_norms({})
-        assert isinstance(tuned.vision, VisionTransformer)
+        assert isinstance(tuned.vision, VisionTransformer | SiglipVisionTower)
         self.visual_norms = nn.ParameterDict()
         for name, norm in tuned.vision.block_norms().items():
             for leaf, parameter in norm.named_parameters():
@@ -223,11 +226,11 @@ class MixtureOfPrompts(Method):
         return prototypes(tower, tokenizer, self.groups, self.class_names + self.more_class_names, period=True)
 
     @functools.cached_property
-    def _packed_for_text_loss(self) -> PackedPrompts:
+    def _packed_for_text_loss(self) -> Prompts:
         """The soft prompts of the classes without pictures, for ``text_classes: all``."""
         return self._bank.lay_out(self.more_class_names)
 
-    def _encode(self, packed: PackedPrompts) -> Float[Tensor, "expert class embedding"]:
+    def _encode(self, packed: Prompts) -> Float[Tensor, "expert class embedding"]:
         features = packed.encode(self.contexts).unflatten(0, (len(self.groups), -1))
         if self.correction is not None:
             features = features + self.correction

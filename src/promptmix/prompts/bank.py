@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from promptmix.backbones.text_tower import TextTower
+from promptmix.backbones.base import AnyTextTower
 from promptmix.backbones.tokenizer import Tokenizer
 from promptmix.prompts.assemble import Slots, assemble_row, class_tokens, context_vector
-from promptmix.prompts.encoder import PackedPrompts
+from promptmix.prompts.encoder import Prompts, lay_out_prompts
 from promptmix.prompts.templates import Template
 
 __all__ = ["PromptBank"]
@@ -28,13 +28,16 @@ class PromptBank:
         slots: for each expert, which context vectors stand before and after the class name.
     """
 
-    def __init__(self, tower: TextTower, tokenizer: Tokenizer, starts: Sequence[Template], period: bool) -> None:
+    def __init__(self, tower: AnyTextTower, tokenizer: Tokenizer, starts: Sequence[Template], period: bool) -> None:
         self._tower, self._tokenizer, self._period = tower, tokenizer, period
         self._start_tokens: list[int] = []
+        self._spaced: list[bool] = []
         self.slots: list[Slots] = []
         for start in starts:
             plain = start.without_period()
-            self.slots.append(Slots(before=self._add(plain.before), after=self._add(plain.after)))
+            space = " " if plain.after and plain.space_after else ""
+            self.slots.append(Slots(before=self._add(plain.before), after=self._add(space + plain.after)))
+            self._spaced.append(bool(self.slots[-1].before) and plain.space_before)
 
     def _add(self, text: str) -> tuple[int, ...]:
         tokens = self._tokenizer.encode(text)
@@ -48,13 +51,17 @@ class PromptBank:
         embeddings: Tensor = self._tower.token_embedding(tokens)
         return embeddings.detach().clone()
 
-    def lay_out(self, class_names: Sequence[str], max_rows: int = 1024) -> PackedPrompts:
+    def lay_out(self, class_names: Sequence[str], max_rows: int = 1024) -> Prompts:
         """Sequences of every expert for every class, expert by expert.
 
         Raises:
             DataError: a class name is too long for the tower's context; the message names it.
         """
-        names = class_tokens(self._tokenizer, class_names)
-        rows = [assemble_row(self._tokenizer, slots, name, self._period) for slots in self.slots for name in names]
-        groups = [expert for expert in range(len(self.slots)) for _ in names]
-        return PackedPrompts(self._tower, rows, groups, list(class_names) * len(self.slots), max_rows)
+        names = {spaced: class_tokens(self._tokenizer, class_names, spaced) for spaced in set(self._spaced)}
+        rows = [
+            assemble_row(self._tokenizer, slots, name, self._period)
+            for slots, spaced in zip(self.slots, self._spaced, strict=True)
+            for name in names[spaced]
+        ]
+        groups = [expert for expert in range(len(self.slots)) for _ in class_names]
+        return lay_out_prompts(self._tower, rows, groups, list(class_names) * len(self.slots), max_rows)

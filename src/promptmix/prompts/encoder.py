@@ -12,19 +12,23 @@ Equal to running every sequence, padded, through the whole tower, in values and 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
+from promptmix.backbones.base import AnyTextTower
+from promptmix.backbones.siglip_text import SiglipTextTower
 from promptmix.backbones.text_tower import TextTower
 from promptmix.backbones.transformer import TransformerBlock
+from promptmix.prompts.chunks import encode_chunks
 from promptmix.prompts.layout import PromptLayout, build_layout
+from promptmix.prompts.plain import PlainPrompts
 
-__all__ = ["PackedPrompts", "encode_packed"]
+__all__ = ["PackedPrompts", "Prompts", "encode_packed", "lay_out_prompts"]
 
 
 class PackedPrompts:
@@ -64,13 +68,27 @@ class PackedPrompts:
 
     def encode(self, contexts: Float[Tensor, "context width"] | None = None) -> Float[Tensor, "row embedding"]:
         """Features of all rows, in their order, NOT normalised; ``contexts`` are the learnt vectors that rows may name."""
-        if len(self.layouts) == 1:
-            return encode_packed(self._tower, self.layouts[0], contexts)
-        if torch.is_grad_enabled() and contexts is not None and contexts.requires_grad:
-            parts = [checkpoint(encode_packed, self._tower, layout, contexts, use_reentrant=False) for layout in self.layouts]
-        else:
-            parts = [encode_packed(self._tower, layout, contexts) for layout in self.layouts]
-        return torch.cat(parts)
+        return encode_chunks(functools.partial(encode_packed, self._tower), self.layouts, contexts)
+
+
+Prompts = PackedPrompts | PlainPrompts
+
+
+def lay_out_prompts(
+    tower: AnyTextTower,
+    rows: Sequence[Sequence[int]],
+    groups: Sequence[int],
+    row_names: Sequence[str] | None = None,
+    max_rows: int = 1024,
+) -> Prompts:
+    """Sequences laid out for one tower, in the way that its attention allows; see :class:`PackedPrompts` for the arguments.
+
+    Raises:
+        DataError: a sequence is longer than the tower's context; the message names it.
+    """
+    if isinstance(tower, SiglipTextTower):
+        return PlainPrompts(tower, rows, row_names, max_rows)
+    return PackedPrompts(tower, rows, groups, row_names, max_rows)
 
 
 def encode_packed(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sklearn.cluster import AgglomerativeClustering
 from torch.nn import functional
 
-from promptmix.backbones.text_tower import TextTower
+from promptmix.backbones.base import AnyTextTower
 from promptmix.backbones.tokenizer import Tokenizer
 from promptmix.errors import ConfigError
 from promptmix.prompts.hard import encode_templates
@@ -17,7 +17,7 @@ __all__ = ["group_templates"]
 
 
 def group_templates(
-    tower: TextTower, tokenizer: Tokenizer, templates: Sequence[Template], class_names: Sequence[str], num_groups: int
+    tower: AnyTextTower, tokenizer: Tokenizer, templates: Sequence[Template], class_names: Sequence[str], num_groups: int
 ) -> tuple[TemplateGroup, ...]:
     """Cluster templates by what they add to the classes' features.
 

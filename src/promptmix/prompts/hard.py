@@ -1,4 +1,4 @@
-"""Hard prompts: class features from templates as they are written, through the same packed encoder, without gradient."""
+"""Hard prompts: class features from templates as they are written, through the same encoder, without gradient."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from promptmix.backbones.text_tower import TextTower
+from promptmix.backbones.base import AnyTextTower
 from promptmix.backbones.tokenizer import Tokenizer
-from promptmix.prompts.encoder import PackedPrompts
+from promptmix.prompts.assemble import framed
+from promptmix.prompts.encoder import lay_out_prompts
 from promptmix.prompts.templates import Template, TemplateGroup
 
 __all__ = ["encode_templates", "ensemble_features", "prototypes"]
@@ -19,7 +20,7 @@ __all__ = ["encode_templates", "ensemble_features", "prototypes"]
 
 @torch.no_grad()
 def encode_templates(
-    tower: TextTower, tokenizer: Tokenizer, templates: Sequence[Template], class_names: Sequence[str], max_rows: int = 2048
+    tower: AnyTextTower, tokenizer: Tokenizer, templates: Sequence[Template], class_names: Sequence[str], max_rows: int = 2048
 ) -> Float[Tensor, "template class embedding"]:
     """Normalised features of every template filled with every class name.
 
@@ -27,24 +28,24 @@ def encode_templates(
         DataError: a filled template is too long for the tower's context; the message names the class.
     """
     rows = [
-        [tokenizer.start_token, *tokenizer.encode(template.fill(name.replace("_", " "))), tokenizer.end_token]
+        framed(tokenizer, tokenizer.encode(template.fill(name.replace("_", " "))))
         for template in templates
         for name in class_names
     ]
     groups = [number for number in range(len(templates)) for _ in class_names]
-    packed = PackedPrompts(tower, rows, groups, list(class_names) * len(templates), max_rows)
-    return functional.normalize(packed.encode(), dim=-1).view(len(templates), len(class_names), -1)
+    laid_out = lay_out_prompts(tower, rows, groups, list(class_names) * len(templates), max_rows)
+    return functional.normalize(laid_out.encode(), dim=-1).view(len(templates), len(class_names), -1)
 
 
 def ensemble_features(
-    tower: TextTower, tokenizer: Tokenizer, templates: Sequence[Template], class_names: Sequence[str]
+    tower: AnyTextTower, tokenizer: Tokenizer, templates: Sequence[Template], class_names: Sequence[str]
 ) -> Float[Tensor, "class embedding"]:
     """The normalised mean over templates of the normalised features."""
     return functional.normalize(encode_templates(tower, tokenizer, templates, class_names).mean(dim=0), dim=-1)
 
 
 def prototypes(
-    tower: TextTower, tokenizer: Tokenizer, groups: Sequence[TemplateGroup], class_names: Sequence[str], period: bool
+    tower: AnyTextTower, tokenizer: Tokenizer, groups: Sequence[TemplateGroup], class_names: Sequence[str], period: bool
 ) -> Float[Tensor, "expert class embedding"]:
     """For each group and class the normalised mean over the group's templates of the normalised features.
 

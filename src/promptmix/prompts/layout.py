@@ -18,7 +18,7 @@ from torch import Tensor
 
 from promptmix.errors import DataError
 
-__all__ = ["PromptLayout", "build_layout"]
+__all__ = ["PromptLayout", "build_layout", "check_lengths"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +73,7 @@ def build_layout(
     Raises:
         DataError: a sequence is longer than the tower's context; the message names it.
     """
-    for number, row in enumerate(rows):
-        if len(row) > context_length:
-            about = f"{row_names[number]!r}" if row_names is not None else f"row {number}"
-            raise DataError(
-                f"the prompt for {about} needs {len(row)} tokens but the text tower has room for {context_length}; shorten the name"
-            )
+    check_lengths(rows, context_length, row_names)
     num_groups = max(groups) + 1
     members: list[list[Sequence[int]]] = [[] for _ in range(num_groups)]
     for row, group in zip(rows, groups, strict=True):
@@ -129,6 +124,20 @@ def build_layout(
         unpad_index=torch.from_numpy(unpad_index),
         end_slots=torch.tensor([slots[-1] for slots in suffixes]),
     )
+
+
+def check_lengths(rows: Sequence[Sequence[int]], context_length: int, row_names: Sequence[str] | None) -> None:
+    """Refuse sequences that the tower has no room for.
+
+    Raises:
+        DataError: a sequence is longer than the tower's context; the message names it.
+    """
+    for number, row in enumerate(rows):
+        if len(row) > context_length:
+            about = f"{row_names[number]!r}" if row_names is not None else f"row {number}"
+            raise DataError(
+                f"the prompt for {about} needs {len(row)} tokens but the text tower has room for {context_length}; shorten the name"
+            )
 
 
 def _common_length(rows: Sequence[Sequence[int]]) -> int:

@@ -1,6 +1,7 @@
 """The state of a run in one file, for resuming: what was learnt, momentum, running averages, and where in the order it stood.
 
-No state of a random generator is kept: every epoch derives its own order from (seed, epoch), so the place says it all.
+No state of a random generator is kept: every epoch derives its own order and views from (seed, epoch), so the feed's seed and the
+place in its order say it all.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -18,7 +20,7 @@ from promptmix.runtime import short_hash, tensors_checksum, write_tensors
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
-_FORMAT = "promptmix-checkpoint-1"
+_FORMAT = "promptmix-checkpoint-2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,7 @@ class Checkpoint:
         epoch, step: the next epoch and the number of its steps already done.
         averaged_epochs: how many epochs the running averages hold.
         loss_sum, correct, seen: sums over the epoch's steps so far, for its line in the log.
+        feed: what the feed says of itself; batches of another kind or seed would not go on where this run stopped.
         tensors: ``parameter.*``, ``momentum.*`` and ``average.*``.
     """
 
@@ -40,6 +43,7 @@ class Checkpoint:
     loss_sum: float
     correct: int
     seen: int
+    feed: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
 
 

@@ -6,7 +6,8 @@ The batches of an epoch are a pure function of (seed, epoch), so a run can stop 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from concurrent.futures import Future
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from promptmix.backbones.base import Backbone
-from promptmix.backbones.preprocess import resize_and_crop
+from promptmix.backbones.preprocess import resize_and_crop, resize_part
 from promptmix.data.images import PictureSource, open_picture
 from promptmix.data.transforms import Augmentation, augmented_view
+from promptmix.features.reading import View, reading_threads, reads_ahead
 from promptmix.runtime import numpy_generator, torch_generator
 from promptmix.structs import Batch
 
@@ -33,6 +35,12 @@ class Feed(Protocol):
     """What the training loop asks for."""
 
     num_pictures: int
+    is_live: bool
+    """Whether the pictures are encoded anew at each step, so that an image tower can be tuned."""
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What, with the place, determines all batches to come; in every checkpoint."""
 
     def batches(self, epoch: int, batch_size: int, first_step: int) -> Iterator[Batch]:
         """The epoch's batches in order, from step ``first_step`` on."""
@@ -41,9 +49,15 @@ class Feed(Protocol):
 class CachedFeed:
     """Batches from a table of features with several views of each picture; a random view each time."""
 
+    is_live = False
+
     def __init__(self, features: Float[Tensor, "image view embedding"], labels: Int[Tensor, "image"], seed: int) -> None:
         self._features, self._labels, self._seed = features, labels, seed
         self.num_pictures = len(labels)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return {"kind": "cached", "seed": self._seed, "pictures": self.num_pictures, "views": self._features.shape[1]}
 
     def batches(self, epoch: int, batch_size: int, first_step: int) -> Iterator[Batch]:
         generator = torch_generator(self._seed, f"order of epoch {epoch}")
@@ -55,10 +69,12 @@ class CachedFeed:
 
 
 class LiveFeed:
-    """Batches encoded from the pictures as they are needed, each time a new random view, with a graph into the image tower.
+    """Batches encoded from the pictures as they are needed, each time a new random view, with a graph into an image tower that is tuned.
 
-    For methods that tune the image tower: their features change at every step, so nothing can be cached.
+    For methods that tune the image tower, whose features change at every step, and for views that are drawn anew: nothing is cached.
     """
+
+    is_live = True
 
     def __init__(
         self,
@@ -72,22 +88,37 @@ class LiveFeed:
         self._augmentation, self._seed = augmentation, seed
         self.num_pictures = len(labels)
 
+    @property
+    def state(self) -> dict[str, Any]:
+        views = self._augmentation.model_dump()
+        return {"kind": "live", "seed": self._seed, "pictures": self.num_pictures, "views": views}
+
     def batches(self, epoch: int, batch_size: int, first_step: int) -> Iterator[Batch]:
         generator = torch_generator(self._seed, f"order of epoch {epoch}")
         order = torch.randperm(self.num_pictures, generator=generator)
         # As often as among cached views, the view is the test view.
         is_plain = (torch.randint(1 + self._augmentation.views, (self.num_pictures,), generator=generator) == 0).tolist()
+        with reading_threads() as readers:
+
+            def start(step: int) -> list[Future[View]]:
+                """Let the readers make the views of a step."""
+                rows = order[step * batch_size : (step + 1) * batch_size].tolist()
+                return [readers.submit(self._view, row, epoch, is_plain[row]) for row in rows]
+
+            last = num_steps(self.num_pictures, batch_size)
+            upcoming: list[Future[View]] = []
+            for step in range(first_step, last):
+                views = [view.result() for view in upcoming or start(step)]
+                ahead = reads_ahead(self._backbone.device) and step + 1 < last
+                upcoming = start(step + 1) if ahead else []
+                features = self._backbone.encode_pixels(torch.from_numpy(np.stack(views)))
+                rows = order[step * batch_size : (step + 1) * batch_size]
+                yield Batch(image_features=features, labels=self._labels[rows])
+
+    def _view(self, row: int, epoch: int, is_plain: bool) -> View:
+        picture = open_picture(self._pictures[row])
         preprocess = self._backbone.config.preprocess
-        for step in range(first_step, num_steps(self.num_pictures, batch_size)):
-            rows = order[step * batch_size : (step + 1) * batch_size]
-            views = []
-            for row in rows.tolist():
-                picture = open_picture(self._pictures[row])
-                generator_of_view = numpy_generator(self._seed, f"view of picture {row} in epoch {epoch}")
-                views.append(
-                    resize_and_crop(picture, preprocess)
-                    if is_plain[row]
-                    else augmented_view(picture, preprocess.crop, self._augmentation, generator_of_view)
-                )
-            features = self._backbone.encode_pixels(torch.from_numpy(np.stack(views)))
-            yield Batch(image_features=features, labels=self._labels[rows])
+        if is_plain:
+            return resize_and_crop(picture, preprocess)
+        generator = numpy_generator(self._seed, f"view of picture {row} in epoch {epoch}")
+        return augmented_view(picture, preprocess.crop, self._augmentation, generator, resize_part)

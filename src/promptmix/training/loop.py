@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptmix.errors import ConfigError, InterruptedRun
+from promptmix.errors import CheckpointError, ConfigError, InterruptedRun
 from promptmix.methods.base import Method, Recipe
 from promptmix.runtime import keep_freed_memory, write_text, writing
 from promptmix.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -59,9 +59,14 @@ def train(
 
     Raises:
         InterruptedRun: the person stopped the run; the checkpoint was written.
-        CheckpointError: the checkpoint is damaged or of another run.
-        ConfigError: the loss is no longer a finite number.
+        CheckpointError: the checkpoint is damaged, or of another run or feed.
+        ConfigError: the loss is no longer a finite number, or the method tunes the image tower and the feed holds cached features.
     """
+    if method.tunes_image_tower and not feed.is_live:
+        raise ConfigError(
+            f"method {method.name} tunes the image tower here, so cached features would be of a tower that is no more; give it a"
+            " LiveFeed of the pictures"
+        )
     keep_freed_memory()
     parameters = dict(method.named_parameters())
     optimizer = build_optimizer(method, recipe)
@@ -72,6 +77,11 @@ def train(
         state = read_checkpoint(checkpoint_path, run_key)
         first_epoch, first_step, averaged_epochs = state.epoch, state.step, state.averaged_epochs
         loss_sum, correct, seen = state.loss_sum, state.correct, state.seen
+        if dict(state.feed) != feed.state:
+            raise CheckpointError(
+                f"checkpoint {checkpoint_path} was written with another feed ({state.feed}) than this one ({feed.state}); remove it, or"
+                " pass --overwrite to start again"
+            )
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(state.tensors[f"parameter.{name}"])
@@ -103,6 +113,7 @@ def train(
                 loss_sum=loss_sum,
                 correct=correct,
                 seen=seen,
+                feed=feed.state,
                 tensors=tensors,
             ),
         )

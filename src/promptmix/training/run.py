@@ -18,7 +18,7 @@ from torch import Tensor
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.config import StrictModel
-from promptmix.data.images import PictureSource, content_key
+from promptmix.data.images import PictureSource, StoredPicture, content_key
 from promptmix.data.records import PictureSet
 from promptmix.data.splits import split_hash, write_split
 from promptmix.data.transforms import Augmentation
@@ -59,6 +59,7 @@ class RunConfig(StrictModel):
     recipe: dict[str, Any] = Field(default_factory=dict)
     backbone: str = "bundled"
     device: str = "auto"
+    precision: str = "auto"
     shots: int | None = Field(default=None, ge=1)
     seed: int = Field(default=1, ge=0, lt=2**63)
     augmentation: Augmentation = Augmentation()
@@ -81,7 +82,7 @@ class LabelledPictures:
     @staticmethod
     def of(pictures: PictureSet, description: str) -> LabelledPictures:
         return LabelledPictures(
-            pictures=pictures.paths, labels=pictures.labels, class_names=pictures.class_names, description=description
+            pictures=pictures.pictures, labels=pictures.labels, class_names=pictures.class_names, description=description
         )
 
     def subset(self, places: Sequence[int]) -> LabelledPictures:
@@ -142,7 +143,9 @@ def run(
     resumes = out is not None and resume and (out / "run.json").is_file()
     if out is not None and not resumes:
         refuse_overwrite(out, overwrite, "run")
-    backbone = backbone if backbone is not None else load_backbone(config.backbone, device=config.device)
+    backbone = (
+        backbone if backbone is not None else load_backbone(config.backbone, device=config.device, precision=config.precision)
+    )
     measured = training if test is None else test
     run_key = _run_key(config, recipe, asked.stands_for(), backbone, training, measured, more_class_names)
     if out is not None and resumes:
@@ -185,7 +188,8 @@ def run(
     # Image features: each picture once, from the cache where it was seen before. Those of the test pictures are made now too: what
     # is wrong with one should not wait for the end of the training.
     labels = torch.tensor(list(training.labels), device=backbone.device)
-    augmentation = config.augmentation if kind.learns == "by gradient" and not method.tunes_image_tower else None
+    is_live = kind.learns == "by gradient" and (method.tunes_image_tower or config.augmentation.fresh)
+    augmentation = config.augmentation if kind.learns == "by gradient" and not is_live else None
     begun = time.monotonic()
     extracted = extract_features(
         backbone,
@@ -218,7 +222,7 @@ def run(
     if split is not None:
         left_out = {name for name, _ in bad}
         used = {
-            name: part.subset([place for place, path in enumerate(part.paths) if str(path) not in left_out])
+            name: part.subset([place for place, picture in enumerate(part.pictures) if str(picture) not in left_out])
             for name, part in split.items()
         }
         hash_of_split = split_hash(used) if out is None else write_split(out / "split.json", used)
@@ -229,7 +233,7 @@ def run(
     begun = time.monotonic()
     if kind.learns == "by gradient":
         feed: Feed = CachedFeed(features, labels, config.seed)
-        if method.tunes_image_tower:
+        if is_live:
             kept = [training.pictures[index] for index in extracted.kept]
             feed = LiveFeed(method.training_backbone, kept, labels, config.augmentation, config.seed)
 
@@ -340,8 +344,8 @@ def _run_key(
     more_class_names: Sequence[str],
 ) -> str:
     """Hash of all that the trained parameters and the measured numbers depend on."""
-    wanted = config.model_dump(mode="json", exclude={"device", "backbone", "skip_bad"})
-    parts = [json.dumps(wanted, sort_keys=True), recipe.model_dump_json(), stands_for, backbone.fingerprint]
+    wanted = config.model_dump(mode="json", exclude={"device", "precision", "backbone", "skip_bad"})
+    parts = [json.dumps(wanted, sort_keys=True), recipe.model_dump_json(), stands_for, backbone.features_key]
     parts += [json.dumps(list(names)) for names in (training.class_names, more_class_names)]
     for part in (training,) if measured is training else (training, measured):
         parts.append(f"{len(part.pictures)} pictures")
@@ -415,7 +419,7 @@ def _write_predictions(
         writer = csv.writer(file)
         writer.writerow(["path", "label", "prediction", "probability", "margin", "experts"])
         for number, (picture, label, prediction) in enumerate(zip(pictures, labels.tolist(), predictions, strict=True)):
-            where = printable(picture) if isinstance(picture, (str, Path)) else f"picture {number}"
+            where = printable(picture) if isinstance(picture, (str, Path, StoredPicture)) else f"picture {number}"
             experts = "; ".join(f"{name} {weight:.4f}" for name, weight in prediction.experts)
             row = [
                 where,

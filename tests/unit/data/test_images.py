@@ -379,3 +379,21 @@ def test_the_key_of_a_picture_in_memory_follows_size_and_pixels() -> None:
 def test_a_file_without_content_has_no_key(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         content_key(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_photograph_is_not_copied_and_still_its_own(orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(noise(48, 64, 3)), "JPEG", exif=exif)
+    with Image.open(io.BytesIO(data)) as opened:
+        expected = pixels(ImageOps.exif_transpose(opened))
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "copy", lambda *_: pytest.fail("copied"))
+        first, second = open_picture(data), open_picture(data)
+    first.putpixel((0, 0), (1, 2, 3))
+    np.testing.assert_array_equal(pixels(second), expected)
+    np.testing.assert_array_equal(pixels(open_picture(second)), expected)
+    # Nothing of the file is left to be applied once more.
+    np.testing.assert_array_equal(pixels(ImageOps.exif_transpose(second)), expected)
+    assert second.info == {}

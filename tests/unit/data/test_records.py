@@ -12,14 +12,14 @@ from promptmix.errors import DataError
 
 
 def picture_set(labels: list[int], names: tuple[str, ...] = ("cat", "dog", "owl")) -> PictureSet:
-    records = tuple(Record(path=Path(f"photos/{place}.jpg"), label=label) for place, label in enumerate(labels))
+    records = tuple(Record(picture=Path(f"photos/{place}.jpg"), label=label) for place, label in enumerate(labels))
     return PictureSet(root=Path("photos"), class_names=names, records=records)
 
 
 def test_labels_paths_and_counts() -> None:
     pictures = picture_set([2, 0, 2])
     assert pictures.labels == (2, 0, 2)
-    assert pictures.paths == (Path("photos/0.jpg"), Path("photos/1.jpg"), Path("photos/2.jpg"))
+    assert pictures.pictures == (Path("photos/0.jpg"), Path("photos/1.jpg"), Path("photos/2.jpg"))
     assert pictures.counts() == (1, 0, 2)
     assert len(pictures) == 3
 
@@ -33,15 +33,15 @@ def test_a_label_without_a_class_is_refused() -> None:
 def test_only_classes_relabels_in_the_given_order() -> None:
     chosen = picture_set([0, 1, 2, 2, 1]).only_classes([2, 0])
     assert chosen.class_names == ("owl", "cat")
-    assert [(record.path.name, record.label) for record in chosen.records] == [("0.jpg", 1), ("2.jpg", 0), ("3.jpg", 0)]
+    assert [(record.picture.name, record.label) for record in chosen.records] == [("0.jpg", 1), ("2.jpg", 0), ("3.jpg", 0)]
 
 
 @given(st.lists(st.integers(0, 4), max_size=30), st.permutations(range(5)), st.integers(1, 5))
 def test_only_classes_never_parts_a_picture_from_its_name(labels: list[int], order: list[int], kept: int) -> None:
     pictures = picture_set(labels, ("a", "b", "c", "d", "e"))
-    names = {record.path: pictures.class_names[record.label] for record in pictures.records}
+    names = {record.picture: pictures.class_names[record.label] for record in pictures.records}
     chosen = pictures.only_classes(order[:kept])
-    assert all(names[record.path] == chosen.class_names[record.label] for record in chosen.records)
+    assert all(names[record.picture] == chosen.class_names[record.label] for record in chosen.records)
     assert len(chosen) == sum(label in order[:kept] for label in labels)
 
 

@@ -17,7 +17,7 @@ from promptmix.errors import ConfigError, DataError
 def picture_set(counts: dict[str, int]) -> PictureSet:
     root = Path("photos")
     records = tuple(
-        Record(path=root / name / f"{number}.jpg", label=label)
+        Record(picture=root / name / f"{number}.jpg", label=label)
         for label, (name, count) in enumerate(counts.items())
         for number in range(count)
     )
@@ -46,15 +46,17 @@ def test_seeds_differ_and_zero_is_one_of_them() -> None:
 
 def test_classes_do_not_draw_alike() -> None:
     sampled = sample_shots(picture_set({"cat": 50, "dog": 50}), 8, 0).pictures
-    names = [[path.name for path, label in zip(sampled.paths, sampled.labels, strict=True) if label == which] for which in (0, 1)]
+    names = [
+        [path.name for path, label in zip(sampled.pictures, sampled.labels, strict=True) if label == which] for which in (0, 1)
+    ]
     assert names[0] != names[1]
 
 
 def test_a_class_draws_the_same_whatever_the_other_classes_and_the_order_of_the_list() -> None:
     alone = sample_shots(picture_set({"dog": 20, "elk": 3}), 5, 7).pictures
     among = sample_shots(picture_set({"cat": 11, "dog": 20, "owl": 2}), 5, 7).pictures
-    expected = [path for path in alone.paths if path.parent.name == "dog"]
-    assert [path for path in among.paths if path.parent.name == "dog"] == expected
+    expected = [path for path in alone.pictures if path.parent.name == "dog"]
+    assert [path for path in among.pictures if path.parent.name == "dog"] == expected
     backwards = picture_set({"cat": 11, "dog": 20, "owl": 2})
     assert sample_shots(backwards.subset(range(len(backwards) - 1, -1, -1)), 5, 7).pictures.records == among.records
 
@@ -64,9 +66,9 @@ def test_the_hash_seed_of_the_process_does_not_matter() -> None:
         "from pathlib import Path\n"
         "from promptmix.data.records import PictureSet, Record\n"
         "from promptmix.data.sampling import hold_out, sample_shots\n"
-        "records = tuple(Record(path=Path(f'{n}.jpg'), label=n % 3) for n in range(60))\n"
+        "records = tuple(Record(picture=Path(f'{n}.jpg'), label=n % 3) for n in range(60))\n"
         "pictures = PictureSet(root=Path(), class_names=('a', 'b', 'c'), records=records)\n"
-        "print(sample_shots(pictures, 4, 3).pictures.paths, hold_out(pictures, 2, 3)[1].paths)\n"
+        "print(sample_shots(pictures, 4, 3).pictures.pictures, hold_out(pictures, 2, 3)[1].pictures)\n"
     )
     printed = {
         subprocess.run(

@@ -39,7 +39,7 @@ def test_a_folder_of_folders(tmp_path: Path) -> None:
     pictures = read_folder(tmp_path)
     assert pictures.root == tmp_path
     assert pictures.class_names == ("Class1", "class2", "class10")
-    assert named(tmp_path, pictures.paths) == ["Class1/fish.png", "class2/b.JPG", "class2/deep/er/a.webp", "class10/a.png"]
+    assert named(tmp_path, pictures.pictures) == ["Class1/fish.png", "class2/b.JPG", "class2/deep/er/a.webp", "class10/a.png"]
     assert pictures.labels == (0, 1, 1, 2)
 
 
@@ -52,7 +52,7 @@ def test_given_class_names_decide_the_labels(tmp_path: Path) -> None:
     put(tmp_path / "apple/1.png", tmp_path / "HOT_dog/2.png")
     pictures = read_folder(tmp_path, ["zebra", "hot dog", "Apple"])
     assert pictures.class_names == ("zebra", "hot dog", "Apple")
-    assert [(record.path.name, record.label) for record in pictures.records] == [("2.png", 1), ("1.png", 2)]
+    assert [(record.picture.name, record.label) for record in pictures.records] == [("2.png", 1), ("1.png", 2)]
     assert pictures.counts() == (0, 1, 1)
 
 
@@ -147,13 +147,13 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "photos/dog/self").symlink_to("self")
     (tmp_path / "photos/dog/copy.png").symlink_to(tmp_path / "store/1.png")
     pictures = read_folder(tmp_path / "photos")
-    assert named(tmp_path / "photos", pictures.paths) == ["cat/1.png", "dog/2.png", "dog/copy.png", "dog/in/3.png"]
+    assert named(tmp_path / "photos", pictures.pictures) == ["cat/1.png", "dog/2.png", "dog/copy.png", "dog/in/3.png"]
 
 
 def test_a_broken_link_is_listed_so_that_reading_reports_it(tmp_path: Path) -> None:
     put(tmp_path / "cat/1.png", tmp_path / "dog/1.png")
     (tmp_path / "dog/gone.png").symlink_to(tmp_path / "nowhere.png")
-    assert (tmp_path / "dog/gone.png") in read_folder(tmp_path).paths
+    assert (tmp_path / "dog/gone.png") in read_folder(tmp_path).pictures
 
 
 def test_the_suffixes_are_ones_that_pillow_knows() -> None:

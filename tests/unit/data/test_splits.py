@@ -24,7 +24,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def part(root: Path, *rows: tuple[str, int]) -> PictureSet:
-    records = tuple(Record(path=root / name, label=label) for name, label in rows)
+    records = tuple(Record(picture=root / name, label=label) for name, label in rows)
     return PictureSet(root=root, class_names=NAMES, records=records)
 
 

@@ -1,7 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import gc
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +20,14 @@ from torch import Tensor
 
 from promptmix.backbones.base import Backbone, build_vision_tower
 from promptmix.backbones.configs import BackboneConfig, ModifiedResNetConfig, PreprocessConfig, TextConfig
-from promptmix.backbones.preprocess import resize_and_crop
-from promptmix.backbones.weights import load_folder, save_folder
-from promptmix.data.images import content_key, open_picture
+from promptmix.backbones.preprocess import resize_and_crop, resize_part
+from promptmix.backbones.weights import load_files, save_folder
+from promptmix.data.images import StoredPicture, content_key, open_picture
 from promptmix.data.transforms import Augmentation, augmented_view
 from promptmix.errors import BackboneError, ConfigError, DataError
+from promptmix.features import table
 from promptmix.features.cache import FeatureCache
-from promptmix.features.extract import Extracted, extract_features
+from promptmix.features.extract import Extracted, FeatureBatch, extract_features, iter_features
 from promptmix.runtime import numpy_generator
 
 AUGMENTATION = Augmentation(views=2)
@@ -49,7 +58,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
         tower.train()(2 * torch.randn(64, 3, 32, 32))
     folder = tmp_path_factory.mktemp("backbone")
     save_folder(folder, config, {"vision": tower}, torch.tensor(2.0), "{}")
-    return load_folder(folder, "tiny", with_text=False)
+    return load_files(folder, "tiny", with_text=False)
 
 
 @pytest.fixture
@@ -86,13 +95,14 @@ def extract(backbone: Backbone, pictures: Sequence[object], **options: object) -
     return extract_features(backbone, pictures, **options)  # type: ignore[arg-type]
 
 
-def by_hand(backbone: Backbone, picture: Path, augmentation: Augmentation, seed: int) -> Tensor:
+def by_hand(backbone: Backbone, picture: Path, augmentation: Augmentation, seed: int, quick: bool = False) -> Tensor:
     """One picture, one view at a time."""
+    way = {"resize_part": resize_part} if quick else {}
     image = open_picture(picture)
     made = [resize_and_crop(image, backbone.config.preprocess)]
     for number in range(1, augmentation.views + 1):
         generator = numpy_generator(seed, f"augmented view {number} of {content_key(picture)}")
-        made.append(augmented_view(image, 32, augmentation, generator))
+        made.append(augmented_view(image, 32, augmentation, generator, **way))
     with torch.no_grad():
         return torch.cat([backbone.encode_pixels(torch.from_numpy(view)[None]) for view in made])
 
@@ -298,6 +308,37 @@ def test_a_backbone_without_an_image_tower(backbone: Backbone, paths: list[Path]
     assert extract(blind, paths, cache=cache).from_cache == 7
 
 
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_any_number_of_threads_gives_the_same_bits(backbone: Backbone, paths: list[Path], threads: int) -> None:
+    result = extract(backbone, paths, augmentation=AUGMENTATION, threads=threads)
+    assert torch.equal(result.features, extract(backbone, paths, augmentation=AUGMENTATION).features)
+
+
+def test_large_photographs_are_the_same_with_any_company(backbone: Backbone, paths: list[Path], tmp_path: Path) -> None:
+    """Their views are made in another way than those of small pictures."""
+    large = [tmp_path / f"{number}.jpg" for number in range(5)]
+    for path, small in zip(large, paths, strict=False):
+        Image.open(small).resize((640, 480)).save(path)
+    expected = torch.stack([by_hand(backbone, path, AUGMENTATION, 3, quick=True) for path in large])
+    for options in ({"batch_size": 1}, {"batch_size": 64, "threads": 3}):
+        result = extract(backbone, large, augmentation=AUGMENTATION, seed=3, **options)
+        torch.testing.assert_close(result.features, expected, atol=1e-5, rtol=0)
+
+
+def test_reading_ahead_changes_nothing(backbone: Backbone, some_bad: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for ahead in (True, False):
+        monkeypatch.setattr("promptmix.features.extract.reads_ahead", lambda _, ahead=ahead: ahead)
+        results.append(extract(backbone, some_bad, skip_bad=True, augmentation=AUGMENTATION, batch_size=4))
+    assert torch.equal(results[0].features, results[1].features)
+    assert (results[0].kept, results[0].bad) == (results[1].kept, results[1].bad)
+
+
+def test_threads_there_must_be(backbone: Backbone, paths: list[Path]) -> None:
+    with pytest.raises(ConfigError, match="threads is 0; it must be at least 1"):
+        extract(backbone, paths, threads=0)
+
+
 def test_progress_is_reported_after_each_batch(backbone: Backbone, some_bad: list[Path]) -> None:
     seen: list[tuple[int, int]] = []
     extract(backbone, some_bad, skip_bad=True, batch_size=2, on_progress=lambda done, total: seen.append((done, total)))
@@ -311,7 +352,156 @@ def test_reading_ahead_is_bounded(backbone: Backbone, paths: list[Path], monkeyp
         opened.append(source)
         return open_picture(source)
 
-    monkeypatch.setattr("promptmix.features.extract.open_picture", noted)
+    monkeypatch.setattr("promptmix.features.reading.open_picture", noted)
     ahead: list[int] = []
     extract(backbone, paths * 4, batch_size=2, on_progress=lambda done, _: ahead.append(len(opened) - done))
     assert max(ahead) <= 2
+
+
+# --------------------------------------------------------------------------------------------------------- many pictures
+
+
+def batches(backbone: Backbone, pictures: Iterable[object], **options: object) -> Iterator[FeatureBatch]:
+    return iter_features(backbone, pictures, **options)  # type: ignore[arg-type]
+
+
+def test_batches_put_together_are_the_table(backbone: Backbone, some_bad: list[Path]) -> None:
+    whole = extract(backbone, some_bad, skip_bad=True, augmentation=AUGMENTATION, batch_size=6)
+    parts = list(batches(backbone, iter(some_bad), skip_bad=True, augmentation=AUGMENTATION, batch_size=6))
+    assert [part.done for part in parts] == [2, 4, 5]
+    assert torch.equal(torch.cat([part.features for part in parts]), whole.features)
+    assert tuple(place for part in parts for place in part.kept) == whole.kept
+    assert [picture for part in parts for picture in part.pictures] == [some_bad[place] for place in whole.kept]
+    assert tuple(bad for part in parts for bad in part.bad) == whole.bad
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_pictures_are_taken_as_they_are_needed(
+    backbone: Backbone, paths: list[Path], monkeypatch: pytest.MonkeyPatch, ahead: bool
+) -> None:
+    monkeypatch.setattr("promptmix.features.extract.reads_ahead", lambda _: ahead)
+    taken = 0
+
+    def endless() -> Iterator[Path]:
+        nonlocal taken
+        for path in itertools.cycle(paths):
+            taken += 1
+            yield path
+
+    stream = batches(backbone, endless(), batch_size=4)
+    for number in range(1, 10):
+        batch = next(stream)
+        assert batch.done == 4 * number
+        assert taken == batch.done + 4 * ahead
+    stream.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("promptmix-pictures")]
+
+
+def test_only_the_views_of_two_batches_are_in_memory(backbone: Backbone, paths: list[Path]) -> None:
+    """However many views a picture has."""
+    counting, ahead = counted(backbone), 0
+    for batch in batches(counting, paths * 4, augmentation=Augmentation(views=9), batch_size=20):
+        assert len(batch.kept) == 2
+        ahead = max(ahead, sum(counting.sizes) - 10 * batch.done)
+    assert ahead == 0
+    assert counting.sizes == [20] * 14
+
+
+@pytest.mark.parametrize("with_cache", [True, False])
+def test_memory_does_not_grow_with_the_number_of_pictures(
+    backbone: Backbone, paths: list[Path], tmp_path: Path, with_cache: bool
+) -> None:
+    cache = FeatureCache(tmp_path / "cache") if with_cache else None
+
+    def peak(number: int) -> int:
+        gc.collect()
+        tracemalloc.start()
+        for batch in batches(backbone, itertools.islice(itertools.cycle(paths), number), cache=cache, batch_size=16):
+            assert len(batch.kept) <= 16
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(32)  # whatever is made once
+    few, many = peak(200), peak(2000)
+    # The views of the pictures between the two would take 5.5 MB.
+    assert many < few + 1_000_000
+
+
+def test_a_table_too_large_for_memory_is_the_same(
+    backbone: Backbone, some_bad: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FeatureCache(tmp_path / "cache")
+    expected = extract(backbone, some_bad, skip_bad=True, augmentation=AUGMENTATION, cache=cache)
+    monkeypatch.setattr(table, "_MOST_IN_MEMORY", 0)
+    result = extract(backbone, some_bad, skip_bad=True, augmentation=AUGMENTATION, cache=cache)
+    assert torch.equal(result.features, expected.features)
+    weight = torch.ones(16, requires_grad=True)
+    (result.features * weight).sum().backward()  # type: ignore[no-untyped-call]
+    if os.name == "posix":
+        assert all(path.name.startswith("features-v") for path in (tmp_path / "cache").iterdir())
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+
+from promptmix.backbones.weights import load_files
+from promptmix.features import extract
+from promptmix.features.cache import FeatureCache
+
+encode, calls = extract._encode, 0
+
+def slowly(backbone, pixels):
+    global calls
+    calls += 1
+    if calls == 4:
+        print("in the fourth batch", flush=True)
+        time.sleep(600)
+    return encode(backbone, pixels)
+
+extract._encode = slowly
+backbone = load_files(Path(sys.argv[1]), "tiny", with_text=False)
+pictures = sorted(Path(sys.argv[2]).iterdir())
+extract.extract_features(backbone, pictures, cache=FeatureCache(Path(sys.argv[3])), batch_size=2)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals differ")
+def test_a_killed_extraction_goes_on_where_it_was(backbone: Backbone, paths: list[Path], tmp_path: Path) -> None:
+    save_folder(tmp_path / "tiny", backbone.config, {"vision": backbone.vision}, torch.tensor(2.0), "{}")
+    arguments = [str(tmp_path / "tiny"), str(paths[0].parent), str(tmp_path / "cache")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.readline() == "in the fourth batch\n"
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    again = counted(load_files(tmp_path / "tiny", "tiny", with_text=False))
+    result = extract(again, paths, cache=FeatureCache(tmp_path / "cache"), batch_size=2)
+    assert (result.from_cache, again.sizes) == (6, [1])
+    torch.testing.assert_close(result.features, extract(backbone, paths).features, atol=1e-5, rtol=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Member(StoredPicture):
+    """A picture inside something else."""
+
+    name: str
+    content: bytes
+
+    def read(self) -> bytes:
+        return self.content
+
+
+def test_pictures_inside_other_files_are_known_by_their_names(backbone: Backbone, paths: list[Path]) -> None:
+    pictures = [Member("pack.tar/a.png", paths[0].read_bytes()), Member("pack.tar/b.png", b"no picture")]
+    result = extract(backbone, pictures, skip_bad=True)
+    assert torch.equal(result.features, extract(backbone, paths[:1]).features)
+    assert [name for name, _ in result.bad] == ["pack.tar/b.png"]
+    assert result.bad[0][1].startswith("pack.tar/b.png is not a picture")

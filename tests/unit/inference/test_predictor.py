@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from promptmix.backbones import registry
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
+from promptmix.data.images import PictureSource
 from promptmix.data.pictograms import draw_set
 from promptmix.errors import BackboneError, CheckpointError, ConfigError, DataError
 from promptmix.features.cache import FeatureCache
@@ -210,3 +212,31 @@ def test_features_come_from_the_cache_where_they_are(
     monkeypatch.setattr(Backbone, "encode_pixels", nothing)
     again = Predictor.from_folder(trained["mocoop"][1], device="cpu", cache=cache).logits(pictures)
     np.testing.assert_array_equal(again.numpy(), expected.numpy())
+
+
+def test_batches_are_predicted_as_they_come(trained: dict[str, tuple[Outcome, Path]], tmp_path: Path) -> None:
+    predictor = Predictor.from_folder(trained["mocoop"][1], device="cpu")
+    pictures = drawn(40, 4).pictures
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    taken = 0
+
+    def one_by_one() -> Iterator[PictureSource]:
+        nonlocal taken
+        for picture in (*pictures[:10], broken, *pictures[10:]):
+            taken += 1
+            yield picture
+
+    said = []
+    for batch in predictor.iter_predict(one_by_one(), top=2, skip_bad=True):
+        assert len(batch.predictions) == len(batch.kept) == len(batch.pictures)
+        assert taken <= batch.done + 64
+        said.append(batch)
+    assert len(said) > 1
+    assert [bad for batch in said for bad in batch.bad] == [(str(broken), said[0].bad[0][1])]
+    assert [place for batch in said for place in batch.kept] == [*range(10), *range(11, len(pictures) + 1)]
+    whole = predictor.predict(pictures, top=2)
+    names = [one.class_name for batch in said for one in batch.predictions]
+    assert names == [one.class_name for one in whole.predictions]
+    with pytest.raises(DataError, match=r"none of the 2 pictures can be read; the first: .*broken\.png"):
+        list(predictor.iter_predict([broken, broken], skip_bad=True))

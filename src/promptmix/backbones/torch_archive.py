@@ -1,0 +1,225 @@
+"""Tensors of a file written by ``torch.save`` or ``torch.jit.save``, read without unpickling and without running anything.
+
+Such a file is a zip archive: ``data.pkl`` tells names, shapes and places, ``data/N`` hold the numbers. ``data.pkl`` is a program for
+Python's unpickler, which can call whatever it names. Here its few opcodes that tables of weights consist of are interpreted by a
+small stack machine that builds plain values and tensors, and that can call nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import pickletools
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from promptmix.errors import BackboneError
+
+__all__ = ["read_torch_archive"]
+
+_LARGEST_PROGRAM = 64 << 20  # bytes of data.pkl; that of the largest CLIP is below one megabyte
+_DEEPEST = 64  # modules inside modules
+_STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+
+
+class _Global(NamedTuple):
+    """The name of a class or function; it is never imported."""
+
+    module: str
+    name: str
+
+
+class _Mark:
+    """Where on the stack a list of arguments begins."""
+
+
+@dataclass
+class _Object:
+    """What the program would have made by calling something: only its attributes matter here."""
+
+    attributes: dict[Any, Any] = field(default_factory=dict)
+
+
+def read_torch_archive(path: Path) -> dict[str, Tensor]:
+    """The tensors by dotted name; of a checkpoint with a ``state_dict`` inside, those of the ``state_dict``.
+
+    Raises:
+        BackboneError: the file is no such archive, is damaged, or says what no table of weights says.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
+            if len(names) != 1:
+                raise BackboneError(f"{path} is no archive of weights: it should hold one data.pkl, not {len(names)}")
+            program = archive.getinfo(names[0])
+            if program.file_size > _LARGEST_PROGRAM:
+                raise BackboneError(f"{path}: data.pkl has {program.file_size} bytes, more than any table of weights")
+            root = names[0].removesuffix("data.pkl")
+            _check_byte_order(archive, root, path)
+            tensors: dict[str, Tensor] = {}
+            _collect(_Machine(archive, root, path).run(archive.read(program)), "", tensors, 0, path)
+    except (zipfile.BadZipFile, OSError, EOFError) as problem:
+        raise BackboneError(
+            f"{path} is no zip archive of weights, or is damaged ({problem}); files from before torch 1.6 must be saved again"
+        ) from problem
+    if not tensors:
+        raise BackboneError(f"{path} holds no tensor")
+    return tensors
+
+
+def _check_byte_order(archive: zipfile.ZipFile, root: str, path: Path) -> None:
+    if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+        raise BackboneError(f"{path} was written on a machine of the other byte order; save it again on a usual one")
+
+
+class _Machine:
+    """Runs the opcodes of one ``data.pkl``."""
+
+    def __init__(self, archive: zipfile.ZipFile, root: str, path: Path) -> None:
+        self._archive, self._root, self._path = archive, root, path
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+        self._storages: dict[str, Tensor] = {}
+
+    def run(self, program: bytes) -> Any:
+        try:
+            for opcode, argument, _ in pickletools.genops(program):
+                if opcode.name == "STOP":
+                    return self._stack.pop()
+                self._step(opcode.name, argument)
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError, UnicodeError) as problem:
+            raise BackboneError(f"{self._path} is damaged: data.pkl cannot be followed ({problem})") from problem
+        raise BackboneError(f"{self._path} is damaged: data.pkl has no end")
+
+    def _step(self, name: str, argument: Any) -> None:
+        stack = self._stack
+        match name:
+            case "PROTO" | "FRAME":
+                pass
+            case "MARK":
+                stack.append(_Mark)
+            case "NONE":
+                stack.append(None)
+            case "NEWTRUE" | "NEWFALSE":
+                stack.append(name == "NEWTRUE")
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
+                stack.append(argument)
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                count = int(name[-1])
+                stack[-count:] = [tuple(stack[-count:])]
+            case "TUPLE":
+                stack.append(tuple(self._to_mark()))
+            case "EMPTY_LIST":
+                stack.append([])
+            case "APPEND":
+                item = stack.pop()
+                stack[-1].append(item)
+            case "APPENDS":
+                items = self._to_mark()
+                stack[-1].extend(items)
+            case "EMPTY_DICT":
+                stack.append({})
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                stack[-1][key] = value
+            case "SETITEMS":
+                items = self._to_mark()
+                stack[-1].update(zip(items[::2], items[1::2], strict=True))
+            case "BINPUT" | "LONG_BINPUT":
+                self._memo[argument] = stack[-1]
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(self._memo[argument])
+            case "GLOBAL":
+                module, _, qualified = argument.partition(" ")
+                stack.append(_Global(module, qualified))
+            case "STACK_GLOBAL":
+                qualified, module = stack.pop(), stack.pop()
+                stack.append(_Global(module, qualified))
+            case "NEWOBJ":
+                del stack[-2:]
+                stack.append(_Object())
+            case "REDUCE":
+                arguments, called = stack.pop(), stack.pop()
+                stack.append(self._called(called, arguments))
+            case "BUILD":
+                state = stack.pop()
+                # A dictionary's own attributes, such as an OrderedDict's _metadata, are no weights.
+                if isinstance(stack[-1], _Object) and isinstance(state, dict):
+                    stack[-1].attributes.update(state)
+            case "BINPERSID":
+                stack.append(self._storage(stack.pop()))
+            case _:
+                raise BackboneError(f"{self._path}: data.pkl uses {name}, which no table of weights needs")
+
+    def _to_mark(self) -> list[Any]:
+        place = len(self._stack) - 1 - self._stack[::-1].index(_Mark)
+        items = self._stack[place + 1 :]
+        del self._stack[place:]
+        return items
+
+    def _called(self, called: Any, arguments: tuple[Any, ...]) -> Any:
+        if not isinstance(called, _Global):
+            raise BackboneError(f"{self._path}: data.pkl calls what is no function")
+        if called == ("torch._utils", "_rebuild_tensor_v2"):
+            storage, offset, size, stride, *_ = arguments
+            return self._tensor(storage, offset, size, stride)
+        if called == ("torch._utils", "_rebuild_parameter"):
+            return arguments[0]
+        if called == ("collections", "OrderedDict"):
+            return {}
+        return _Object()
+
+    def _storage(self, key: Any) -> Tensor:
+        """The numbers of one storage: ``("storage", kind, name, device, count)``."""
+        what, kind, name, _, count = key
+        if what != "storage" or not isinstance(kind, _Global) or kind.name not in _STORAGES:
+            raise BackboneError(f"{self._path}: data.pkl names a storage of an unknown kind ({kind})")
+        if name not in self._storages:
+            entry = self._archive.getinfo(f"{self._root}data/{name}")
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise BackboneError(f"{self._path}: {entry.filename} is compressed, which torch never does")
+            dtype = _STORAGES[kind.name]
+            if entry.file_size != count * dtype.itemsize:
+                raise BackboneError(f"{self._path}: {entry.filename} has {entry.file_size} bytes instead of {count} x {dtype}")
+            numbers = bytearray(self._archive.read(entry))
+            self._storages[name] = torch.frombuffer(numbers, dtype=dtype) if numbers else torch.empty(0, dtype=dtype)
+        return self._storages[name]
+
+    def _tensor(self, storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+        count = math.prod(size)
+        last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) if count else 0
+        if min((offset, *size, *stride), default=0) < 0 or count > storage.numel() or last >= max(1, storage.numel()):
+            raise BackboneError(f"{self._path} is damaged: a tensor of shape {tuple(size)} does not fit its storage")
+        return storage.as_strided(size, stride, offset).contiguous()
+
+
+def _collect(value: Any, prefix: str, tensors: dict[str, Tensor], depth: int, path: Path) -> None:
+    if depth > _DEEPEST:
+        raise BackboneError(f"{path}: modules lie more than {_DEEPEST} deep in each other")
+    attributes = value.attributes if isinstance(value, _Object) else value if isinstance(value, dict) else {}
+    if depth == 0 and isinstance(attributes.get("state_dict"), dict):
+        attributes = attributes["state_dict"]
+    for name, part in attributes.items():
+        if isinstance(part, Tensor):
+            tensors[f"{prefix}{name}"] = part
+        elif isinstance(part, _Object | dict):
+            _collect(part, f"{prefix}{name}.", tensors, depth + 1, path)

@@ -1,0 +1,214 @@
+"""Data sets of Hugging Face: saved in a folder, or by name from their hub. Pictures stay in the Arrow files they lie in."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from promptmix.data.images import StoredPicture
+from promptmix.data.listing import Columns, Listed, Listing, pick_column
+from promptmix.data.records import PART_NAMES, PARTS
+from promptmix.data.tables import label_in, one_line, pyarrow_or_refuse, stored_bytes
+from promptmix.errors import ConfigError, DataError, listed
+
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["HUB_PREFIX", "ArrowPicture", "is_saved_data_set", "list_hub", "list_saved"]
+
+_logger = logging.getLogger(__name__)
+
+HUB_PREFIX = "hf:"
+_HUB_NAME = re.compile(r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<configuration>[\w.+-]+))?(?:@(?P<revision>[\w./-]+))?")
+_SECONDS_TO_ANSWER = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrowPicture(StoredPicture):
+    """A picture in a row of an Arrow file.
+
+    Attributes:
+        file: the Arrow file, in the format of streams.
+        column: holds ``{bytes, path}`` or bytes.
+        row: its row in the file.
+    """
+
+    name: str
+    file: Path
+    column: str
+    row: int
+
+    def read(self) -> bytes:
+        column = _arrow_table(self.file, os.getpid()).column(self.column)
+        if self.row >= len(column):
+            raise DataError(f"{self.name}: {self.file} has changed since it was listed; start again")
+        return stored_bytes(column[self.row].as_py(), self.name, self.file.parent)
+
+
+@lru_cache(maxsize=32)
+def _arrow_table(file: Path, process: int) -> pyarrow.Table:
+    """The table in a file, mapped and not read; a process opens its own."""
+    import pyarrow
+
+    try:
+        return pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).read_all()
+    except (pyarrow.ArrowException, OSError) as problem:
+        raise DataError(f"{file} cannot be read: {one_line(problem)}") from problem
+
+
+def is_saved_data_set(folder: Path) -> bool:
+    """Whether a folder was written by ``save_to_disk``."""
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def list_saved(folder: Path, columns: Columns | None = None, *, labelled: bool = True) -> Listing:
+    """The pictures of a data set that ``save_to_disk`` wrote; its splits are the parts.
+
+    Raises:
+        DataError: the data set is damaged, or has no pictures or labels.
+        ConfigError: there is no column of a given name, or the package ``datasets`` is missing.
+    """
+    _refuse_missing_package(folder)
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as problem:  # damaged files make it raise nearly anything
+        raise DataError(f"{folder} is no data set that can be read: {one_line(problem)}") from problem
+    return _list(loaded, folder, folder.name or "data set", columns or Columns(), labelled)
+
+
+def list_hub(source: str, columns: Columns | None = None, *, labelled: bool = True) -> Listing:
+    """The pictures of a data set by its name on the Hugging Face hub, ``hf:owner/name``; it is downloaded and kept in the cache
+    of Hugging Face.
+
+    ``hf:owner/name:configuration@revision`` says which configuration and revision. With HF_HUB_OFFLINE=1 only what was
+    downloaded before is there. Code of a data set is never run.
+
+    Raises:
+        DataError: the name is none, there is no such data set, it cannot be reached, or it has no pictures or labels.
+        ConfigError: there is no column of a given name, or the package ``datasets`` is missing.
+    """
+    asked = _HUB_NAME.fullmatch(source)
+    if asked is None:
+        raise DataError(
+            f"{source!r} is no data set; write hf:owner/name, with :configuration or @revision behind it where needed"
+        )
+    name = asked["name"]
+    if Path(name).exists():  # which would be taken instead
+        raise DataError(f"{name} lies here, and {source} is on the hub; give the folder itself, or start elsewhere")
+    _refuse_missing_package(source)
+    import datasets
+    import huggingface_hub
+
+    try:
+        if not huggingface_hub.constants.HF_HUB_OFFLINE:
+            # Asked once and briefly; loading would ask again and again where there is no network.
+            huggingface_hub.HfApi().dataset_info(name, revision=asked["revision"], timeout=_SECONDS_TO_ANSWER)
+        with _progress_for_people():
+            loaded = datasets.load_dataset(name, asked["configuration"], revision=asked["revision"])
+    except Exception as problem:  # of the network, of the hub, of the data set: each has its own errors
+        offline = " (HF_HUB_OFFLINE is set)" if huggingface_hub.constants.HF_HUB_OFFLINE else ""
+        raise DataError(
+            f"{source} cannot be had{offline}: {one_line(problem)}; check name and network, or download it and give its folder"
+        ) from problem
+    return _list(loaded, Path(f"{HUB_PREFIX}{name}"), name, columns or Columns(), labelled)
+
+
+def _refuse_missing_package(source: object) -> None:
+    pyarrow_or_refuse(source)
+    try:
+        import datasets  # noqa: F401
+    except ImportError as problem:
+        raise ConfigError(f'reading {source} needs a package that is missing; pip install "promptmix[data]"') from problem
+
+
+@contextlib.contextmanager
+def _progress_for_people() -> Iterator[None]:
+    """Bars of downloads only where somebody looks at them."""
+    import datasets
+
+    if sys.stderr.isatty() or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+
+
+def _list(loaded: Any, root: Path, name: str, columns: Columns, labelled: bool) -> Listing:
+    splits: dict[str, Any] = dict(loaded) if isinstance(loaded, Mapping) else {"": loaded}
+    parts: dict[str, str | None] = {split: PART_NAMES.get(split.casefold()) for split in splits}
+    if labelled and len(splits) > 1:
+        unknown = [split for split, part in parts.items() if part is None]
+        if len(unknown) == len(splits):
+            raise DataError(f"{root} has the splits {listed(splits)}; at least one should be called {', '.join(PARTS)}")
+        if unknown:
+            _logger.warning("%s: these splits are not train, val or test: %s; left out", root, listed(unknown))
+        splits = {split: data for split, data in splits.items() if split not in unknown}
+    pictures: list[Listed] = []
+    class_names: tuple[str, ...] | None = None
+    for split, data in splits.items():
+        image, label = _columns(data.features, columns, root, labelled)
+        names = getattr(data.features[label], "names", None) if label is not None else None
+        class_names = class_names or (tuple(names) if names else None)
+        number = 0
+        for file in [Path(one["filename"]) for one in data.cache_files]:
+            table = _arrow_table(file, os.getpid())
+            labels = table.column(label).to_pylist() if label is not None else [None] * table.num_rows
+            for row, value in enumerate(labels):
+                where = f"{name}/{split}/{number}" if split else f"{name}/{number}"
+                picture = ArrowPicture(name=where, file=file, column=image, row=row)
+                found = label_in(value, where, names) if labelled else None
+                pictures.append(Listed(picture=picture, label=found, part=parts[split], where=where))
+                number += 1
+        if number != len(data):
+            raise DataError(
+                f"{root}: {len(data)} rows of {number} are chosen; save it anew with flatten_indices().save_to_disk(...)"
+            )
+    return Listing(root=root, pictures=pictures, class_names=class_names)
+
+
+def _columns(features: Mapping[str, Any], columns: Columns, root: Path, labelled: bool) -> tuple[str, str | None]:
+    import datasets
+
+    there = list(features)
+    of_pictures = [name for name, feature in features.items() if _holds_pictures(feature)]
+    image = pick_column("image", columns.image, there, root)
+    if columns.image is None and image not in of_pictures:
+        image = of_pictures[0] if of_pictures else None
+    if image is None or image not in of_pictures:
+        raise DataError(
+            f"{root} has no pictures in {image or 'its columns'} (they are {listed(there)}); say where with --image-column"
+        )
+    if not labelled:
+        return image, None
+    of_classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if columns.label is None and len(of_classes) == 1:
+        return image, of_classes[0]
+    label = pick_column("label", columns.label, [name for name in there if name != image], root)
+    if label is None:
+        raise DataError(
+            f"{root} has no column of labels that is known by its name ({listed(there)}); say which with --label-column"
+        )
+    return image, label
+
+
+def _holds_pictures(feature: object) -> bool:
+    import datasets
+
+    return isinstance(feature, datasets.Image) or (
+        isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
+    )

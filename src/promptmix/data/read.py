@@ -1,0 +1,205 @@
+"""Pictures from wherever they lie, through one face: folders, tables, tar files, data sets of Hugging Face."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from promptmix.data import datasets_hub, listing, shards, tables
+from promptmix.data.classes import ClassList, number_in, read_classes_file
+from promptmix.data.datasets_hub import HUB_PREFIX
+from promptmix.data.images import PICTURE_SUFFIXES, StoredPicture
+from promptmix.data.listing import Listing, labelled_parts, named_part
+from promptmix.data.records import PARTS, PictureSet, Record, check_class_names, class_key
+from promptmix.data.sources import list_pictures, part_folders, read_folder
+from promptmix.errors import ConfigError, DataError, did_you_mean
+
+__all__ = ["Columns", "list_any_pictures", "part_to_measure", "read_parts", "read_pictures"]
+
+Columns: TypeAlias = listing.Columns
+
+
+def read_parts(
+    source: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    columns: Columns | None = None,
+    classes_file: Path | None = None,
+) -> dict[str, PictureSet]:
+    """The labelled pictures of a source by part: ``train``, ``val``, ``test``, in this order, those that are there.
+
+    All parts have the same classes in the same order; a source that is not split is all ``train``. A source is
+
+    - a folder with one sub-folder a class, or with train/, val/ and test/ that are such folders;
+    - a table that lists pictures: .csv, .tsv, .jsonl, .ndjson, .parquet;
+    - a .tar file, a pattern such as ``shards/{0000..0003}.tar`` or ``shards/*.tar``, or a folder of .tar files;
+    - a folder written by the ``save_to_disk`` of Hugging Face, or ``hf:owner/name``, a data set on their hub.
+
+    Args:
+        class_names: the classes and their order, of a model for example; a class may have no picture.
+        columns: which columns of a table, fields of JSON or features of a data set hold picture and label.
+        classes_file: names, order and labels of the classes; see :func:`~promptmix.data.classes.read_classes_file`.
+
+    Raises:
+        DataError: the source is missing or is none of these, or its pictures, labels or classes cannot be used.
+        ConfigError: a column is asked for that is not there, or a package is missing.
+    """
+    source = str(source)
+    classes = None if classes_file is None else read_classes_file(classes_file)
+    known = (class_names or ()) if classes is None else classes.labels()
+    listed = _listing(source, columns, labelled=True, known=known)
+    if listed is not None:
+        return labelled_parts(listed, source, class_names=class_names, classes=classes)
+    if columns is not None and columns != Columns():
+        raise ConfigError(f"{source} has no columns; name columns only of a table, of JSON in tar files or of a data set")
+    return _read_folders(Path(source).expanduser(), class_names, classes)
+
+
+def read_pictures(
+    source: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    part: str | None = None,
+    columns: Columns | None = None,
+    classes_file: Path | None = None,
+) -> PictureSet:
+    """The labelled pictures of one part of a source, or of all of a source that is not split; see :func:`read_parts`.
+
+    Raises:
+        DataError: there is no such part, or several and none is named; else as :func:`read_parts`.
+        ConfigError: as :func:`read_parts`.
+    """
+    parts = read_parts(source, class_names=class_names, columns=columns, classes_file=classes_file)
+    if part is None and len(parts) > 1:
+        raise DataError(f"{source} has the parts {', '.join(parts)}; say which one")
+    return parts[_present(parts, part, source) if part is not None else next(iter(parts))]
+
+
+def part_to_measure(parts: dict[str, PictureSet], part: str | None, source: str | Path) -> str:
+    """The part of a source to measure on: the one asked for, else the test part, else the only one.
+
+    Raises:
+        DataError: there is no such part, or it is not clear which one is meant.
+    """
+    if part is not None:
+        return _present(parts, part, source)
+    if "test" in parts or len(parts) == 1:
+        return "test" if "test" in parts else next(iter(parts))
+    raise DataError(f"{source} has the parts {', '.join(parts)} but no test part; say which one with --part")
+
+
+def list_any_pictures(sources: str | Path | Sequence[str | Path], columns: Columns | None = None) -> list[Path | StoredPicture]:
+    """The pictures that a person means, labelled or not, in their order and without repeats: files, patterns, folders, and every
+    source of :func:`read_parts` in all its parts.
+
+    Raises:
+        DataError: a source is missing or matches nothing; the message names it.
+        ConfigError: a column is asked for that is not there, or a package is missing.
+    """
+    if isinstance(sources, str | Path):
+        sources = [sources]
+    found: list[Path | StoredPicture] = []
+    for is_file, group in itertools.groupby(sources, key=lambda source: _kind(str(source)) == "files"):
+        if is_file:
+            found += list_pictures(list(group))
+            continue
+        for source in group:
+            listed = _listing(str(source), columns, labelled=False)
+            assert listed is not None
+            found += (one.picture for one in listed.pictures)
+    return list(dict.fromkeys(found)) if found else list(list_pictures(list(sources)))
+
+
+def _kind(source: str) -> str:
+    """``hub``, ``saved``, ``shards`` or ``table``; ``files`` for whatever else, which may be nothing at all."""
+    if source.startswith(HUB_PREFIX):
+        return "hub"
+    path = Path(source).expanduser()
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        if datasets_hub.is_saved_data_set(path):
+            return "saved"
+        return "shards" if _is_folder_of_shards(path) else "files"
+    if suffix == ".tar" or shards.is_compressed_tar(path.name):
+        return "shards"
+    return "table" if suffix in tables.TABLE_SUFFIXES and not glob.has_magic(source) else "files"
+
+
+def _is_folder_of_shards(folder: Path) -> bool:
+    try:
+        return bool(shards.find_shards(str(folder)))
+    except OSError:  # reading it as a folder of pictures says what is wrong
+        return False
+
+
+def _listing(source: str, columns: Columns | None, *, labelled: bool, known: Sequence[str] = ()) -> Listing | None:
+    """What a source lists, or None where it is to be read as a folder."""
+    kind = _kind(source)
+    if kind == "hub":
+        return datasets_hub.list_hub(source, columns, labelled=labelled)
+    if kind == "saved":
+        return datasets_hub.list_saved(Path(source).expanduser(), columns, labelled=labelled)
+    if kind == "shards":
+        return shards.list_shards(shards.find_shards(source), columns, labelled=labelled, known=known)
+    if kind == "table":
+        return tables.list_table(Path(source), columns, labelled=labelled)
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix.lower() == ".zip":
+        raise DataError(f"{source} is a zip file, in which pictures are not read; promptmix data unpack it, and give the folder")
+    if path.is_file() and path.suffix.lower() not in PICTURE_SUFFIXES and labelled:
+        raise DataError(
+            f"{source} is a file of no kind that lists pictures; give a folder with one sub-folder a class, a table"
+            f" ({', '.join(sorted(tables.TABLE_SUFFIXES))}), a .tar, or hf:owner/name"
+        )
+    return None
+
+
+def _read_folders(folder: Path, class_names: Sequence[str] | None, classes: ClassList | None) -> dict[str, PictureSet]:
+    folders = (part_folders(folder) if folder.is_dir() else {}) or {"train": folder}
+    names = class_names if classes is None else _folder_labels(classes, folders)
+    parts: dict[str, PictureSet] = {}
+    for part in PARTS:
+        if part in folders:
+            read = read_folder(folders[part], names)
+            names = read.class_names
+            if classes is not None:
+                read = _renamed(read, classes, class_names)
+            parts[part] = PictureSet(root=folder, class_names=read.class_names, records=read.records)
+    return parts
+
+
+def _folder_labels(classes: ClassList, folders: dict[str, Path]) -> list[str]:
+    """The names that class folders may have: the labels, and of places in the list those that are the name of a folder."""
+    labels = [label for label in classes.labels() if not (classes.counts_places and number_in(label) is not None)]
+    there = {path.name for folder in folders.values() if folder.is_dir() for path in folder.iterdir()}
+    return labels + sorted(
+        name for name in there if classes.counts_places and number_in(name) is not None and classes.place(name) is not None
+    )
+
+
+def _renamed(pictures: PictureSet, classes: ClassList, class_names: Sequence[str] | None) -> PictureSet:
+    """Pictures by the classes that their labels mean, in the order of the classes or of these names."""
+    names = classes.names if class_names is None else check_class_names(class_names)
+    label_of = {class_key(name): label for label, name in enumerate(names)}
+    records = []
+    for record in pictures.records:
+        place = classes.place(pictures.class_names[record.label])
+        assert place is not None
+        label = label_of.get(class_key(classes.names[place]))
+        if label is None:
+            raise DataError(
+                f"{record.picture}: {classes.names[place]!r} is not a known class{did_you_mean(classes.names[place], names)}"
+            )
+        records.append(Record(picture=record.picture, label=label))
+    records.sort(key=lambda record: record.label)
+    return PictureSet(root=pictures.root, class_names=names, records=tuple(records))
+
+
+def _present(parts: dict[str, PictureSet], part: str, source: str | Path) -> str:
+    asked = named_part(part, str(source))
+    if asked not in parts:
+        raise DataError(f"{source} has no {asked} part; it has {', '.join(parts)}")
+    return asked

@@ -1,0 +1,174 @@
+"""Small backbones with random weights in OpenAI's and open_clip's formats, as a textbook CLIP of these projects' parameter names."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from promptmix.backbones.configs import ModifiedResNetConfig
+from promptmix.backbones.vision_resnet import ModifiedResNet
+
+WIDTH = 64  # one head of 64 channels, as OpenAI's archives leave no choice
+EMBEDDING_WIDTH = 32
+IMAGE_SIZE = 32
+PATCH_SIZE = 8
+CONTEXT_LENGTH = 20
+VOCABULARY_SIZE = 49408
+
+OPEN_CLIP_CONFIG: dict[str, Any] = {
+    "model_cfg": {
+        "embed_dim": EMBEDDING_WIDTH,
+        "vision_cfg": {"image_size": IMAGE_SIZE, "layers": 2, "width": WIDTH, "head_width": 32, "patch_size": PATCH_SIZE},
+        "text_cfg": {"context_length": CONTEXT_LENGTH, "vocab_size": VOCABULARY_SIZE, "width": WIDTH, "heads": 4, "layers": 2},
+    },
+    "preprocess_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic", "resize_mode": "shortest"},
+}
+
+
+class QuickGelu(nn.Module):
+    def forward(self, values: Tensor) -> Tensor:
+        return values * torch.sigmoid(1.702 * values)
+
+
+class Perceptron(nn.Module):
+    def __init__(self, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.c_fc, self.gelu, self.c_proj = nn.Linear(WIDTH, 4 * WIDTH), activation(), nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, values: Tensor) -> Tensor:
+        result: Tensor = self.c_proj(self.gelu(self.c_fc(values)))
+        return result
+
+
+class Block(nn.Module):
+    def __init__(self, heads: int, activation: Callable[[], nn.Module], mask: Tensor | None) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(WIDTH, heads, batch_first=True)
+        self.ln_1, self.mlp, self.ln_2 = nn.LayerNorm(WIDTH), Perceptron(activation), nn.LayerNorm(WIDTH)
+        self.mask = mask
+
+    def forward(self, values: Tensor) -> Tensor:
+        normed = self.ln_1(values)
+        mask = None if self.mask is None else self.mask[: values.shape[1], : values.shape[1]]
+        values = values + self.attn(normed, normed, normed, need_weights=False, attn_mask=mask)[0]
+        result: Tensor = values + self.mlp(self.ln_2(values))
+        return result
+
+
+class Transformer(nn.Module):
+    def __init__(self, heads: int, activation: Callable[[], nn.Module], mask: Tensor | None = None) -> None:
+        super().__init__()
+        self.resblocks = nn.Sequential(*(Block(heads, activation, mask) for _ in range(2)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        result: Tensor = self.resblocks(values)
+        return result
+
+
+class ImageTower(nn.Module):
+    def __init__(self, heads: int, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        positions = (IMAGE_SIZE // PATCH_SIZE) ** 2 + 1
+        self.conv1 = nn.Conv2d(3, WIDTH, PATCH_SIZE, PATCH_SIZE, bias=False)
+        self.class_embedding = nn.Parameter(torch.randn(WIDTH))
+        self.positional_embedding = nn.Parameter(torch.randn(positions, WIDTH))
+        self.ln_pre, self.transformer, self.ln_post = nn.LayerNorm(WIDTH), Transformer(heads, activation), nn.LayerNorm(WIDTH)
+        self.proj = nn.Parameter(torch.randn(WIDTH, EMBEDDING_WIDTH))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        patches = self.conv1(pixels).flatten(2).transpose(1, 2)
+        values = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches], dim=1) + self.positional_embedding
+        result: Tensor = self.ln_post(self.transformer(self.ln_pre(values))[:, 0]) @ self.proj
+        return result
+
+
+class TextbookClip(nn.Module):
+    """Image features of a batch of pixels and text features of a batch of tokens, the text read at its largest token."""
+
+    def __init__(self, visual: nn.Module, text_heads: int, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.visual = visual
+        mask = torch.full((CONTEXT_LENGTH, CONTEXT_LENGTH), float("-inf")).triu(1)
+        self.transformer = Transformer(text_heads, activation, mask)
+        self.token_embedding = nn.Embedding(VOCABULARY_SIZE, WIDTH)
+        self.positional_embedding = nn.Parameter(torch.randn(CONTEXT_LENGTH, WIDTH))
+        self.ln_final = nn.LayerNorm(WIDTH)
+        self.text_projection = nn.Parameter(torch.randn(WIDTH, EMBEDDING_WIDTH))
+        self.logit_scale = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        values = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
+        values = self.ln_final(self.transformer(values))
+        ends = values[torch.arange(len(tokens)), tokens.argmax(dim=-1)]
+        return self.visual(pixels), ends @ self.text_projection
+
+
+def textbook_clip(
+    activation: str = "quick_gelu", vision_heads: int = 1, text_heads: int = 1, resnet: bool = False
+) -> TextbookClip:
+    """One with weights that half precision holds exactly; the same each time."""
+    kind = QuickGelu if activation == "quick_gelu" else nn.GELU
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        visual: nn.Module = ImageTower(vision_heads, kind)
+        if resnet:
+            visual = ModifiedResNet(
+                ModifiedResNetConfig(image_size=IMAGE_SIZE, width=8, layers=(1, 2, 1, 1), heads=4), EMBEDDING_WIDTH
+            )
+        model = TextbookClip(visual, text_heads, kind).eval()
+        with torch.no_grad():
+            for name, value in model.state_dict().items():
+                if value.is_floating_point() and value.numel() > 1:
+                    noise = torch.randn(value.shape) * 0.1
+                    value.add_(noise.abs() if name.endswith("running_var") else noise)
+                    value.copy_(value.half())
+    return model.requires_grad_(False)
+
+
+def some_input() -> tuple[Tensor, Tensor]:
+    """Normalised pixels, and tokens that end at different places."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.zeros(3, CONTEXT_LENGTH, dtype=torch.long)
+    for row, length in enumerate((3, 9, CONTEXT_LENGTH - 2)):
+        tokens[row, 0] = VOCABULARY_SIZE - 2
+        tokens[row, 1 : length + 1] = torch.randint(VOCABULARY_SIZE - 2, (length,), generator=generator)
+        tokens[row, length + 1] = VOCABULARY_SIZE - 1
+    return torch.randn(3, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator), tokens
+
+
+def write_openai_archive(path: Path, *, torchscript: bool = True, resnet: bool = False, half: bool = True) -> TextbookClip:
+    """Write ``path`` as OpenAI does, as TorchScript, or as a plain state dict; returns the model that it holds, in float32."""
+    model = textbook_clip(resnet=resnet)
+    if half:
+        model = model.half()
+    if torchscript:
+        pixels, tokens = some_input()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript is on its way out, but OpenAI's files are in it
+            traced = torch.jit.trace(model.float(), (pixels, tokens), check_trace=False)
+            (traced.half() if half else traced).save(str(path))
+    else:
+        state = model.state_dict()
+        numbers = {"input_resolution": IMAGE_SIZE, "context_length": CONTEXT_LENGTH, "vocab_size": VOCABULARY_SIZE}
+        torch.save({**state, **{name: torch.tensor(value) for name, value in numbers.items()}}, path)
+    return model.float()
+
+
+def write_open_clip(folder: Path, *, activation: str = "gelu", half: bool = False) -> TextbookClip:
+    """Write an open_clip folder without a tokenizer; returns the model that it holds."""
+    model = textbook_clip(activation, vision_heads=2, text_heads=4)
+    folder.mkdir(exist_ok=True)
+    config = json.loads(json.dumps(OPEN_CLIP_CONFIG))
+    if activation == "quick_gelu":
+        config["model_cfg"]["quick_gelu"] = True
+    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    state = {name: (value.half() if half else value).contiguous() for name, value in model.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    return model
