@@ -1,18 +1,21 @@
-"""Small backbones with random weights in OpenAI's and open_clip's formats, as a textbook CLIP of these projects' parameter names."""
+"""Small backbones with random weights, in each format: written by transformers, or from a textbook CLIP of OpenAI's parameter names."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from promptmix.backbones.configs import ModifiedResNetConfig
+from promptmix.backbones.registry import bundled_folder
 from promptmix.backbones.vision_resnet import ModifiedResNet
 
 WIDTH = 64  # one head of 64 channels, as OpenAI's archives leave no choice
@@ -171,4 +174,41 @@ def write_open_clip(folder: Path, *, activation: str = "gelu", half: bool = Fals
     (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
     state = {name: (value.half() if half else value).contiguous() for name, value in model.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
+    return model
+
+
+TOKENS = {"bos_token_id": 1032, "eos_token_id": 1033, "pad_token_id": 1033}
+EARLY_TOKENS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}  # early conversions say so and mean the last token
+
+
+def write_clip(folder: Path, activation: str, tokens: dict[str, int] = TOKENS, half: bool = False) -> Any:
+    """A small CLIP in the transformers format, with the bundled tokenizer; returns the model that the files hold."""
+    transformers = pytest.importorskip("transformers", reason="the transformers library is for development only")
+    config = transformers.CLIPConfig(
+        text_config={
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 1034,
+            "max_position_embeddings": 20, "hidden_act": activation, "projection_dim": 24, **tokens,
+        },
+        vision_config={
+            "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 32,
+            "patch_size": 8, "hidden_act": activation, "projection_dim": 24,
+        },
+        projection_dim=24,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.CLIPModel(config).eval()
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    if half:
+        model.half()
+    model.save_pretrained(folder)
+    model.float()
+    preprocess = {
+        "size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.25, 0.25, 0.25], "resample": 3, "do_resize": True, "do_center_crop": True, "do_rescale": True,
+        "do_normalize": True, "do_convert_rgb": True, "rescale_factor": 1 / 255,
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocess))
+    shutil.copy(bundled_folder() / "tokenizer.json", folder / "tokenizer.json")
     return model

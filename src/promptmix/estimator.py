@@ -35,11 +35,13 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
 
     Args:
         method: ``mocoop``, ``coop``, ``linear-probe``, ``zero-shot`` or ``ensemble``; ``options`` are its own.
-        backbone: ``bundled`` (knows pictograms, not photographs) or a folder with a CLIP.
+        backbone: ``bundled`` (knows pictograms, not photographs) a folder or ``.pt`` file with a CLIP or
+            SigLIP, or a name on the Hugging Face hub; see :func:`~promptmix.backbones.registry.load_backbone`.
         recipe: what to change of the method's recipe, such as ``{"epochs": 20}``.
         augmentation: augmented views to train on, such as ``{"views": 0}`` for none; see :class:`~promptmix.data.transforms.Augmentation`.
         seed: of every random choice.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: what the backbone calculates in: ``auto`` (which is ``fp32``), ``fp32``, ``bf16`` or ``fp16``.
         cache: keep image features on disk, so that the next fit is quick.
 
     After ``fit``, ``classes_`` has the class names and ``result_`` the record of the run, zero-shot beside it. Names given in ``y`` stay
@@ -57,6 +59,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         augmentation: Mapping[str, Any] | None = None,
         seed: int = 1,
         device: str = "auto",
+        precision: str = "auto",
         cache: bool = True,
     ) -> None:
         self.method = method
@@ -66,6 +69,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.augmentation = augmentation
         self.seed = seed
         self.device = device
+        self.precision = precision
         self.cache = cache
 
     def fit(self, X: object, y: object = None) -> PromptClassifier:
@@ -85,10 +89,11 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             "augmentation": _plain(self.augmentation),
             "backbone": str(self.backbone),
             "device": self.device,
+            "precision": self.precision,
             "seed": self.seed,
         }
         config = parse_config(RunConfig, given, "arguments of PromptClassifier")
-        backbone = load_backbone(config.backbone, device=config.device)
+        backbone = load_backbone(config.backbone, device=config.device, precision=config.precision)
         outcome = run(config, training, backbone=backbone, cache=self._feature_cache())
         self.result_ = outcome.result
         return self._use(outcome.model, backbone)
@@ -132,7 +137,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             DataError: a name is there already, or is none.
         """
         model = self._fitted().model
-        backbone = load_backbone(self._fitted().backbone.name, device=self.device)
+        backbone = load_backbone(self._fitted().backbone.name, device=self.device, precision=self.precision)
         added = add_classes(model, class_names, backbone)
         # As in ``y``, the names stay as they are given.
         return self._use(dataclasses.replace(added, class_names=(*model.class_names, *class_names)), backbone)
@@ -144,7 +149,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             ConfigError: there is no such class, fewer than two would be left, or the method has its classes fixed by training.
         """
         model = remove_classes(self._fitted().model, class_names)
-        return self._use(model, load_backbone(self._fitted().backbone.name, with_text=False, device=self.device))
+        name = self._fitted().backbone.name
+        return self._use(model, load_backbone(name, with_text=False, device=self.device, precision=self.precision))
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the model folder: tens of kilobytes to a megabyte, and enough to predict without a text tower."""
@@ -152,7 +158,13 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, backbone: str | Path | None = None, device: str = "auto", cache: bool = True
+        cls,
+        folder: str | Path,
+        *,
+        backbone: str | Path | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        cache: bool = True,
     ) -> PromptClassifier:
         """Read a model folder; ``backbone`` says where its backbone lies now, if elsewhere.
 
@@ -161,7 +173,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             BackboneError: there is no such backbone.
         """
         model = read_model(Path(folder))
-        loaded = backbone_of(model, None if backbone is None else str(backbone), with_text=False, device=device)
+        place = None if backbone is None else str(backbone)
+        loaded = backbone_of(model, place, with_text=False, device=device, precision=precision)
         classifier = cls(
             model.method,
             backbone=loaded.name,
@@ -169,6 +182,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             recipe=model.training.get("recipe"),
             seed=model.training.get("seed", 1),
             device=device,
+            precision=precision,
             cache=cache,
         )
         return classifier._use(model, loaded)

@@ -31,6 +31,7 @@ def evaluate(
     backbone: str | None,
     skip_bad: bool,
     device: str,
+    precision: str,
     cache: bool,
     json_output: bool,
 ) -> None:
@@ -40,7 +41,7 @@ def evaluate(
     measured_part = part_to_measure(parts, part, source)
     pictures = parts[measured_part]
     store = FeatureCache() if cache else None
-    loaded = backbone_of(model, backbone, device=device)
+    loaded = backbone_of(model, backbone, device=device, precision=precision)
     predictor = Predictor(model, backbone=loaded, cache=store)
     with progress() as on_progress:
         extracted = extract_features(

@@ -31,6 +31,7 @@ app.add_typer(data_app, name="data")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Precision = Annotated[str, typer.Option(help="What the backbone calculates in: auto (fp32), fp32, bf16 or fp16.")]
 Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep image features on disk (PROMPTMIX_CACHE says where).")]
 BackboneOption = Annotated[str | None, typer.Option(help="Where the model's backbone lies now, if elsewhere.")]
 SOURCES = "Folder with one sub-folder a class or with train/ and test/; table; .tar; saved data set; or hf:owner/name."
@@ -74,7 +75,10 @@ def train(
     config: Annotated[Path | None, typer.Option(help="YAML file with method, options and recipe; see recipes/.")] = None,
     method: Annotated[str | None, typer.Option(help="mocoop (the default), coop, linear-probe, zero-shot or ensemble.")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="'bundled' (the default: pictograms, not photographs) or a folder with a CLIP.")
+        str | None,
+        typer.Option(
+            help="'bundled' (the default: drawings, not photographs), a folder or .pt file with a CLIP or SigLIP, or owner/name[@revision] on the hub."
+        ),
     ] = None,
     shots: Annotated[int | None, typer.Option(help="Pictures of each class to learn from; the rest is measured on.")] = None,
     hold_out: Annotated[float, typer.Option(help="Share held out to measure on, without --shots and --test.")] = 0.2,
@@ -89,6 +93,9 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away the run that is there.")] = False,
     skip_bad: SkipBad = False,
     device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or mps.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="What the backbone calculates in: auto (the default: fp32), fp32, bf16 or fp16.")
+    ] = None,
     cache: Cache = True,
     json_output: Json = False,
 ) -> None:
@@ -98,28 +105,29 @@ def train(
     from promptmix.cli import train as verb
 
     verb.train(
-        source,
-        out,
-        test,
-        image_column,
-        label_column,
-        classes,
-        split,
-        config,
-        method,
-        backbone,
-        shots,
-        hold_out,
-        seed,
-        epochs,
-        more_classes or [],
-        settings or [],
-        resume,
-        overwrite,
-        skip_bad,
-        device,
-        cache,
-        json_output,
+        source=source,
+        out=out,
+        test=test,
+        image_column=image_column,
+        label_column=label_column,
+        classes=classes,
+        split_file=split,
+        config_file=config,
+        method=method,
+        backbone=backbone,
+        shots=shots,
+        hold_out=hold_out,
+        seed=seed,
+        epochs=epochs,
+        more_classes=more_classes or [],
+        settings=settings or [],
+        resume=resume,
+        overwrite=overwrite,
+        skip_bad=skip_bad,
+        device=device,
+        precision=precision,
+        cache=cache,
+        json_output=json_output,
     )
 
 
@@ -137,13 +145,16 @@ def evaluate(
     backbone: BackboneOption = None,
     skip_bad: SkipBad = False,
     device: Device = "auto",
+    precision: Precision = "auto",
     cache: Cache = True,
     json_output: Json = False,
 ) -> None:
     """Measure a model on labelled pictures, beside zero-shot on the same pictures."""
     from promptmix.cli import evaluate as verb
 
-    verb.evaluate(model, source, part, image_column, label_column, classes, backbone, skip_bad, device, cache, json_output)
+    verb.evaluate(
+        model, source, part, image_column, label_column, classes, backbone, skip_bad, device, precision, cache, json_output
+    )
 
 
 @app.command(epilog="Example: promptmix predict model new/*.jpg --csv")
@@ -156,6 +167,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Classes to list in JSON.")] = 5,
     backbone: BackboneOption = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     cache: Cache = True,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON line a picture on stdout.")] = False,
 ) -> None:
@@ -164,7 +176,7 @@ def predict(
         raise typer.BadParameter("stdout is either --csv or --json; give one of them")
     from promptmix.cli import predict as verb
 
-    verb.predict(model, sources, image_column, csv_output, top, backbone, device, cache, json_output)
+    verb.predict(model, sources, image_column, csv_output, top, backbone, device, precision, cache, json_output)
 
 
 @app.command(epilog="Example: promptmix info bundled")

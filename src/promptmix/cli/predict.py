@@ -28,11 +28,14 @@ def predict(
     top: int,
     backbone: str | None,
     device: str,
+    precision: str,
     cache: bool,
     json_output: bool,
 ) -> None:
     pictures = list_any_pictures(sources, Columns(image=image_column))
-    predictor = Predictor.from_folder(folder, backbone=backbone, device=device, cache=FeatureCache() if cache else None)
+    predictor = Predictor.from_folder(
+        folder, backbone=backbone, device=device, precision=precision, cache=FeatureCache() if cache else None
+    )
     out = sys.stdout
     write = _writer(csv_output, json_output)
     unread: list[tuple[str, str]] = []  # told only once a picture was predicted: where none is, one error says it all

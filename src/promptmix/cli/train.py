@@ -25,7 +25,7 @@ def train(
     image_column: str | None,
     label_column: str | None,
     classes: Path | None,
-    split: Path | None,
+    split_file: Path | None,
     config_file: Path | None,
     method: str | None,
     backbone: str | None,
@@ -39,6 +39,7 @@ def train(
     overwrite: bool,
     skip_bad: bool,
     device: str | None,
+    precision: str | None,
     cache: bool,
     json_output: bool,
 ) -> None:
@@ -47,6 +48,7 @@ def train(
         "method": method,
         "backbone": backbone,
         "device": device,
+        "precision": precision,
         "shots": shots,
         "seed": seed,
         "skip_bad": skip_bad or None,
@@ -60,12 +62,12 @@ def train(
         raise ConfigError(f"--hold-out {hold_out} is not a share; give a number from 0 to below 1, such as 0.2")
     columns = Columns(image=image_column, label=label_column)
     parts_there = read_parts(source, columns=columns, classes_file=classes)
-    if split is not None:
-        parts_there = _parts_of(split, parts_there)
+    if split_file is not None:
+        parts_there = _parts_of(split_file, parts_there)
     if "train" not in parts_there:
         raise DataError(f"{source} has no train part to learn from; it has {', '.join(parts_there)}")
     pictures = parts_there["train"]
-    tested_elsewhere = test is not None or split is not None or "test" in parts_there
+    tested_elsewhere = test is not None or split_file is not None or "test" in parts_there
     training, held_out, short_classes = _split(pictures, config.shots, 0.0 if tested_elsewhere else hold_out, config.seed)
     notes = []
     if "val" in parts_there:

@@ -136,7 +136,7 @@ def iter_features(
     Pictures are taken as they are needed, and the views of at most two batches are in memory, so their number is not limited.
     An augmented view depends on the seed, the picture's content and the number of the view alone, so that neither order,
     batches, threads nor other pictures change it. Each batch goes into the cache as soon as it is encoded: a run that was killed
-    goes on where it stopped. The cache knows a backbone by its fingerprint; give none for a tower whose weights have been changed.
+    goes on where it stopped. The cache knows a backbone by its fingerprint and precision; give none for a tower whose weights have been changed.
 
     Args:
         batch_size: views read and encoded together; all views of a picture are read together, though.
@@ -206,7 +206,7 @@ def _started(
     stored: dict[Key, Vector] = {}
     if cache is not None:
         keys = [(content, name) for content in contents if isinstance(content, str) for name in views]
-        stored = cache.get_many(backbone.fingerprint, keys)
+        stored = cache.get_many(backbone.features_key, keys)
     width = backbone.config.embedding_width
     pending: list[_Pending] = []
     for (index, picture), content in zip(batch, contents, strict=True):
@@ -270,7 +270,7 @@ def _finished(
             features[row, view_number] = vector
         if cache is not None:
             keys = [key for _, _, key in encoded_places]
-            cache.put_many(backbone.fingerprint, dict(zip(keys, encoded, strict=True)))
+            cache.put_many(backbone.features_key, dict(zip(keys, encoded, strict=True)))
     return FeatureBatch(
         features=torch.from_numpy(features[: len(kept)]),
         kept=tuple(one.index for one in kept),
@@ -305,7 +305,7 @@ def _encode(backbone: Backbone, pixels: Sequence[View]) -> Float32[np.ndarray, "
     with torch.inference_mode():
         encoded = backbone.encode_pixels(torch.from_numpy(np.stack(pixels))).float().cpu().numpy()
     if not np.isfinite(encoded).all():
-        raise BackboneError(f"backbone {backbone.name} gave features that are not finite; try --precision float32")
+        raise BackboneError(f"backbone {backbone.name} gave features that are not finite; try --precision fp32")
     return encoded
 
 

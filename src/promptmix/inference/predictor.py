@@ -77,11 +77,16 @@ class Predictor:
 
     @staticmethod
     def from_folder(
-        folder: Path, *, backbone: str | None = None, device: str = "auto", cache: FeatureCache | None = None
+        folder: Path,
+        *,
+        backbone: str | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        cache: FeatureCache | None = None,
     ) -> Predictor:
         """Read a model folder (or a run folder) and load its image tower; ``backbone`` says where it lies now."""
         model = read_model(folder)
-        loaded = backbone_of(model, backbone, with_text=False, device=device)
+        loaded = backbone_of(model, backbone, with_text=False, device=device, precision=precision)
         return Predictor(model, backbone=loaded, cache=cache)
 
     def predict(
@@ -134,16 +139,18 @@ class Predictor:
             return torch.cat([self.model.classifier.logits(batch.features[:, 0]) for batch in batches])
 
 
-def backbone_of(model: SavedModel, elsewhere: str | None = None, *, with_text: bool = True, device: str = "auto") -> Backbone:
+def backbone_of(
+    model: SavedModel, elsewhere: str | None = None, *, with_text: bool = True, device: str = "auto", precision: str = "auto"
+) -> Backbone:
     """The backbone a model names, or the one that lies ``elsewhere``.
 
     Raises:
         BackboneError: there is no such backbone (any more).
     """
     if elsewhere is not None:
-        return load_backbone(elsewhere, with_text=with_text, device=device)
+        return load_backbone(elsewhere, with_text=with_text, device=device, precision=precision)
     try:
-        return load_backbone(model.backbone_name, with_text=with_text, device=device)
+        return load_backbone(model.backbone_name, with_text=with_text, device=device, precision=precision)
     except BackboneError as problem:
         raise BackboneError(f"{problem}; the model was trained on it, so say with --backbone where it lies now") from problem
 

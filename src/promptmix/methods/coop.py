@@ -16,7 +16,7 @@ from promptmix.errors import ConfigError
 from promptmix.methods.base import Method, MethodConfig, Recipe
 from promptmix.nn.classifier import Classifier
 from promptmix.nn.router import mixture_logits
-from promptmix.prompts.assemble import Slots, assemble_row, class_tokens, context_vector
+from promptmix.prompts.assemble import Slots, assemble_row, class_tokens, context_vector, embeddings_to_learn
 from promptmix.prompts.encoder import Prompts, lay_out_prompts
 from promptmix.runtime import torch_generator
 from promptmix.structs import Batch, StepOutput
@@ -70,12 +70,7 @@ class CoOp(Method):
             tokens = tokenizer.encode(config.words)
             if not tokens:
                 raise ConfigError("option words holds no word; leave it out for a random start")
-            start = (
-                tower.token_embedding(torch.tensor(tokens, device=tower.position_embedding.device))
-                .detach()
-                .expand(rows, -1, -1)
-                .clone()
-            )
+            start = embeddings_to_learn(tower, tokens).repeat(rows, 1, 1)
         self.context = nn.Parameter(start if config.class_specific else start[0])  # [class] token width
         self._packed = self._lay_out(class_names)
 

@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from promptmix.backbones.base import AnyTextTower
 from promptmix.backbones.tokenizer import Tokenizer
 from promptmix.errors import DataError
 
-__all__ = ["Slots", "assemble_row", "class_tokens", "context_vector", "framed"]
+__all__ = ["Slots", "assemble_row", "class_tokens", "context_vector", "embeddings_to_learn", "framed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,3 +60,10 @@ def framed(tokenizer: Tokenizer, tokens: Iterable[int]) -> list[int]:
     """Tokens between the start token, where there is one, and the end token."""
     start = () if tokenizer.start_token is None else (tokenizer.start_token,)
     return [*start, *tokens, tokenizer.end_token]
+
+
+def embeddings_to_learn(tower: AnyTextTower, tokens: Sequence[int]) -> Float[Tensor, "token width"]:
+    """The embeddings of some tokens, to start context vectors from: copies, and in float32 at least, whatever the tower is in."""
+    numbers = torch.tensor(list(tokens), dtype=torch.long, device=tower.position_embedding.device)
+    embeddings: Tensor = tower.token_embedding(numbers)
+    return embeddings.detach().to(torch.promote_types(embeddings.dtype, torch.float32), copy=True)

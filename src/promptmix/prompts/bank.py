@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from promptmix.backbones.base import AnyTextTower
 from promptmix.backbones.tokenizer import Tokenizer
-from promptmix.prompts.assemble import Slots, assemble_row, class_tokens, context_vector
+from promptmix.prompts.assemble import Slots, assemble_row, class_tokens, context_vector, embeddings_to_learn
 from promptmix.prompts.encoder import Prompts, lay_out_prompts
 from promptmix.prompts.templates import Template
 
@@ -47,9 +46,7 @@ class PromptBank:
 
     def starting_contexts(self) -> Float[Tensor, "context width"]:
         """The token embeddings of the starting words, for all experts one after another."""
-        tokens = torch.tensor(self._start_tokens, dtype=torch.long, device=self._tower.position_embedding.device)
-        embeddings: Tensor = self._tower.token_embedding(tokens)
-        return embeddings.detach().clone()
+        return embeddings_to_learn(self._tower, self._start_tokens)
 
     def lay_out(self, class_names: Sequence[str], max_rows: int = 1024) -> Prompts:
         """Sequences of every expert for every class, expert by expert.

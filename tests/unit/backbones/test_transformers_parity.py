@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from tests.backbone_files import EARLY_TOKENS, TOKENS, write_clip
 from torch.nn import functional
 
-from promptmix.backbones.registry import bundled_folder, load_backbone
+from promptmix.backbones.registry import load_backbone
 from promptmix.errors import BackboneError
 
-transformers = pytest.importorskip("transformers", reason="the transformers library is for development only")
-
-
-TOKENS = {"bos_token_id": 1032, "eos_token_id": 1033, "pad_token_id": 1033}
-EARLY_TOKENS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}  # early conversions say so and mean the last token
-
-
-def write_clip(folder: Path, activation: str, tokens: dict[str, int] = TOKENS, half: bool = False) -> object:
-    """A small CLIP in the transformers format, with the bundled tokenizer; returns the model that the files hold."""
-    config = transformers.CLIPConfig(
-        text_config={
-            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 1034,
-            "max_position_embeddings": 20, "hidden_act": activation, "projection_dim": 24, **tokens,
-        },
-        vision_config={
-            "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 32,
-            "patch_size": 8, "hidden_act": activation, "projection_dim": 24,
-        },
-        projection_dim=24,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = transformers.CLIPModel(config).eval()
-        for parameter in model.parameters():
-            parameter.data += 0.1 * torch.randn_like(parameter)
-    if half:
-        model.half()
-    model.save_pretrained(folder)
-    model.float()
-    preprocess = {
-        "size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.25, 0.25, 0.25], "resample": 3, "do_resize": True, "do_center_crop": True, "do_rescale": True,
-        "do_normalize": True, "do_convert_rgb": True, "rescale_factor": 1 / 255,
-    }  # fmt: skip
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocess))
-    shutil.copy(bundled_folder() / "tokenizer.json", folder / "tokenizer.json")
-    return model
+pytest.importorskip("transformers", reason="the transformers library is for development only")
 
 
 @pytest.mark.parametrize(
@@ -71,15 +34,15 @@ def test_features_are_those_of_transformers(activation: str, tokens: dict[str, i
     sequences = torch.tensor([[1032, 5, 9, 1033, 1033], [1032, 7, 1033, 1033, 1033]])
     ends = torch.tensor([3, 2])
     with torch.no_grad():
-        theirs_image = model.get_image_features(pixel_values=pixels)  # type: ignore[attr-defined]
-        theirs_text = model.get_text_features(input_ids=sequences)  # type: ignore[attr-defined]
+        theirs_image = model.get_image_features(pixel_values=pixels)
+        theirs_text = model.get_text_features(input_ids=sequences)
         ours_image = backbone.vision(pixels)
         ours_text = backbone.text.encode_padded(backbone.text.token_embedding(sequences), ends)
     # Newer versions wrap the features.
     theirs_image, theirs_text = (getattr(one, "pooler_output", one) for one in (theirs_image, theirs_text))
     torch.testing.assert_close(ours_image, theirs_image, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours_text, theirs_text, rtol=1e-4, atol=1e-4)
-    assert backbone.logit_scale == pytest.approx(float(model.logit_scale.detach().exp()), rel=1e-6)  # type: ignore[attr-defined]
+    assert backbone.logit_scale == pytest.approx(float(model.logit_scale.detach().exp()), rel=1e-6)
     cosines = functional.normalize(ours_image, dim=-1) @ functional.normalize(ours_text, dim=-1).T
     assert cosines.abs().max() <= 1.00001
     assert backbone.config.text.end_token == 1033
