@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from promptmix.backbones.configs import ModifiedResNetConfig
-from promptmix.backbones.registry import bundled_folder
 from promptmix.backbones.vision_resnet import ModifiedResNet
 
-WIDTH = 64  # one head of 64 channels, as OpenAI's archives leave no choice
+SMALL_TOKENIZER = Path(__file__).parent / "fixtures" / "small_tokenizer.json"  # 1,034 tokens
+WIDTH = 128  # two heads of 64 channels: OpenAI's archives leave no choice
 EMBEDDING_WIDTH = 32
 IMAGE_SIZE = 32
 PATCH_SIZE = 8
@@ -114,7 +114,7 @@ class TextbookClip(nn.Module):
 
 
 def textbook_clip(
-    activation: str = "quick_gelu", vision_heads: int = 1, text_heads: int = 1, resnet: bool = False
+    activation: str = "quick_gelu", vision_heads: int = 2, text_heads: int = 2, resnet: bool = False
 ) -> TextbookClip:
     """One with weights that half precision holds exactly; the same each time."""
     kind = QuickGelu if activation == "quick_gelu" else nn.GELU
@@ -166,7 +166,7 @@ def write_openai_archive(path: Path, *, torchscript: bool = True, resnet: bool =
 
 def write_open_clip(folder: Path, *, activation: str = "gelu", half: bool = False) -> TextbookClip:
     """Write an open_clip folder without a tokenizer; returns the model that it holds."""
-    model = textbook_clip(activation, vision_heads=2, text_heads=4)
+    model = textbook_clip(activation, vision_heads=4, text_heads=4)
     folder.mkdir(exist_ok=True)
     config = json.loads(json.dumps(OPEN_CLIP_CONFIG))
     if activation == "quick_gelu":
@@ -210,5 +210,5 @@ def write_clip(folder: Path, activation: str, tokens: dict[str, int] = TOKENS, h
         "do_normalize": True, "do_convert_rgb": True, "rescale_factor": 1 / 255,
     }  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocess))
-    shutil.copy(bundled_folder() / "tokenizer.json", folder / "tokenizer.json")
+    shutil.copy(SMALL_TOKENIZER, folder / "tokenizer.json")
     return model

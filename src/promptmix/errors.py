@@ -6,6 +6,7 @@ A message is one line for a person: the value, what is allowed, the nearest matc
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "listed",
     "printable",
 ]
+
+_STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class PromptMixError(Exception):
@@ -85,5 +88,7 @@ def listed(names: Iterable[str], most: int = 10) -> str:
 
 
 def printable(path: object) -> str:
-    """A path as text that any file can hold: bytes of a file's name that are not UTF-8 are written out."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
+    """A path as text that any file can hold and any terminal can show: bytes of a file's name that are not UTF-8, and signs that
+    break a line or steer a terminal, are written out."""
+    text = str(path).encode("utf-8", "backslashreplace").decode()
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

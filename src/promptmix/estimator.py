@@ -35,7 +35,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
 
     Args:
         method: ``mocoop``, ``coop``, ``linear-probe``, ``zero-shot`` or ``ensemble``; ``options`` are its own.
-        backbone: ``bundled`` (knows pictograms, not photographs) a folder or ``.pt`` file with a CLIP or
+        backbone: ``bundled`` (knows drawings, not photographs), a folder or ``.pt`` file with a CLIP or
             SigLIP, or a name on the Hugging Face hub; see :func:`~promptmix.backbones.registry.load_backbone`.
         recipe: what to change of the method's recipe, such as ``{"epochs": 20}``.
         augmentation: augmented views to train on, such as ``{"views": 0}`` for none; see :class:`~promptmix.data.transforms.Augmentation`.

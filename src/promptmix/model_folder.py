@@ -223,7 +223,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is no model folder: {what}; give one that promptmix train has written")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as problem:
+    except (ValueError, OSError, RecursionError) as problem:
         raise CheckpointError(f"{path} is damaged: {problem}") from problem
     if not isinstance(config, dict) or config.get("format") != _FORMAT:
         raise CheckpointError(f"{path} does not describe a promptmix model")
@@ -273,7 +273,7 @@ def _is_list_of_texts(value: object) -> bool:
 def _has_format(path: Path, wanted: str) -> bool:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         return False
     return isinstance(content, dict) and content.get("format") == wanted
 

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from promptmix.backbones.registry import bundled_folder
+
 Promptmix = Callable[..., Any]
 
 
@@ -89,6 +91,18 @@ def test_check_with_shots(promptmix: Promptmix, photos: Path) -> None:
     promptmix("data", "check", photos, "--hold-out", "1").fails(3, "--hold-out 1.0")
 
 
+def test_check_knows_how_the_backbone_takes_pictures(promptmix: Promptmix, copied: Path, tmp_path: Path) -> None:
+    Image.open(copied / "cat" / "08.png").resize((80, 400)).save(copied / "cat" / "long.png")
+    assert "only the square in the middle is seen" in promptmix("data", "check", copied).out
+    backbone = Path(shutil.copytree(bundled_folder(), tmp_path / "backbone"))
+    config = json.loads((backbone / "config.json").read_text())
+    config["preprocess"]["resize_mode"] = "squash"
+    (backbone / "config.json").write_text(json.dumps(config))
+    said = promptmix("data", "check", copied, "--backbone", backbone).out
+    assert "squeezes them into a square" in said
+    assert "the square in the middle" not in said
+
+
 def test_check_reads_tables_and_class_files(promptmix: Promptmix, photos: Path, tmp_path: Path) -> None:
     codes = {"anchor": "n00000001", "cat": "n00000002", "skull": "n00000003"}
     rows = [f"{path},{codes[path.parent.name]}" for path in sorted(photos.rglob("*.png"))]
@@ -158,9 +172,10 @@ def test_split_says_what_became_of_copies(promptmix: Promptmix, copied: Path, tm
 
 def test_split_overwrites_only_when_told_to(promptmix: Promptmix, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "split.json"
-    out.write_text("mine", encoding="utf-8")
+    mine = '{"format": "promptmix-split"}'
+    out.write_text(mine, encoding="utf-8")
     promptmix("data", "split", photos, "--out", out).fails(4, "is there already", "--overwrite")
-    assert out.read_text(encoding="utf-8") == "mine"
+    assert out.read_text(encoding="utf-8") == mine
     promptmix("data", "split", photos, "--out", out, "--overwrite").works()
     assert json.loads(out.read_text(encoding="utf-8"))["format"] == "promptmix-split"
     promptmix("data", "split", photos, "--out", tmp_path, "--overwrite").fails(4, "is there already")
@@ -219,3 +234,59 @@ def test_real_pictures_from_archive_to_check(promptmix: Promptmix, shared: Path,
     assert said["pictures"] == {"train": 600, "test": 370}
     # Photographs, each its own: only the names are hard for the small backbone.
     assert {finding["kind"] for finding in said["findings"]} == {"spelt_out_names"}
+
+
+def test_split_replaces_nothing_but_a_split(promptmix: Promptmix, copied: Path, tmp_path: Path) -> None:
+    for name, content in {"notes.json": b'{"mine": 1}', "list.json": b"[1]", "empty": b"", "odd": b"{\xff"}.items():
+        (tmp_path / name).write_bytes(content)
+    for out in (copied / "cat" / "08.png", *(tmp_path / name for name in ("notes.json", "list.json", "empty", "odd"))):
+        before = out.read_bytes()
+        promptmix("data", "split", copied, "--out", out, "--overwrite").fails(4, "no split file", "another --out")
+        assert out.read_bytes() == before
+
+
+def test_a_split_and_the_source_as_it_is_now(promptmix: Promptmix, copied: Path, tmp_path: Path) -> None:
+    pictures = sorted(path.relative_to(tmp_path).as_posix() for path in copied.rglob("*.png"))
+    table, split = tmp_path / "pets.csv", tmp_path / "split.json"
+    rows = {path: Path(path).parent.name for path in pictures}
+
+    def write(rows: dict[str, str]) -> None:
+        table.write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in rows.items()), encoding="utf-8")
+
+    def trained(out: str, *options: str | Path) -> Any:
+        return promptmix("train", table, "--split", split, "--out", tmp_path / out, "--method", "zero-shot", *options)
+
+    write(dict(list(rows.items())[1:]))
+    promptmix("data", "split", table, "--out", split).works()
+    write(rows)  # one more now
+    done = trained("more")
+    done.works()
+    assert f"note: 1 pictures of {table} are not in the split" in done.out
+    write({**rows, pictures[-1]: "cat"})
+    trained("relabelled").fails(4, f"{pictures[-1]} is 'cat' in {table} but 'skull' in {split}; make a new split")
+    write(dict(list(rows.items())[:-1]))
+    trained("fewer").fails(4, f"{pictures[-1]} is not there in {table} but 'skull'")
+    write({path: label.replace("skull", "head") for path, label in rows.items()})
+    trained("renamed").fails(4, "differ in 'head', 'skull'; read it as", "make a new split")
+    write(rows)
+    (tmp_path / "classes.txt").write_text("skull\ncat\nanchor\n", encoding="utf-8")
+    trained("ordered", "--classes", tmp_path / "classes.txt").fails(4, "are in another order")
+
+
+def test_a_run_among_the_pictures(promptmix: Promptmix, copied: Path, trained: Path, tmp_path: Path) -> None:
+    promptmix("train", copied, "--out", copied / "run").fails(3, "lies in", "choose a folder elsewhere")
+    promptmix("train", copied / "cat", "--test", copied, "--out", copied / "run").fails(3, "lies in")
+    assert not (copied / "run").exists()
+    shutil.copytree(trained, copied / "run")
+    (copied / "run" / "plot.png").write_bytes((copied / "cat" / "08.png").read_bytes())
+    done = promptmix("data", "check", copied)
+    done.works()
+    assert "24 pictures of 3 classes" in done.out
+
+
+@pytest.mark.parametrize("arguments", [("train", "", "--out", "run"), ("data", "check", ""), ("predict", "model", "")])
+def test_an_empty_text_is_not_the_current_folder(
+    promptmix: Promptmix, copied: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(copied)
+    promptmix(*arguments).fails(3, "'' is no source of pictures", "write . for the current folder")

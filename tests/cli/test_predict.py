@@ -68,3 +68,12 @@ def test_bad_pictures_are_told_of_and_counted(promptmix: Promptmix, trained: Pat
     assert "first.png" in said[0] and "last.png" in said[1]
     assert f"2 of {NUMBER + 2} pictures could not be read; the others were predicted" in said[2]
     promptmix("predict", trained, first, last).fails(4, "none of the 2 pictures can be read", "first.png")
+
+
+def test_names_of_files_do_not_steer_the_terminal(promptmix: Promptmix, trained: Path, many: Path, tmp_path: Path) -> None:
+    (tmp_path / "\x1b[31mred\nskull.png").write_bytes((many / "000.png").read_bytes())
+    done = promptmix("predict", trained, tmp_path)
+    done.works()
+    assert "\x1b" not in done.out
+    assert done.out.count("\n") == 1
+    assert "\\x1b[31mred\\nskull.png: " in done.out

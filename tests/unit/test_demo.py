@@ -24,7 +24,7 @@ def test_the_task_has_other_classes_than_the_one_its_recipes_were_chosen_on() ->
     ours, validation = demo.draw_task((1,)), demo.draw_task((1,), validation=True)
     assert len({*ours.base, *ours.new, *validation.base, *validation.new}) == 80
     assert len(ours.training[1]) == 16 * 20
-    assert {one.style for one in ours.training[1]} == {"chalk", "neon", "stamp", "cross-stitch"}
+    assert {one.style for one in ours.training[1]} == {"neon", "cross-stitch"}
     trained = {one.image.tobytes() for one in ours.training[1]}
     assert trained.isdisjoint(one.image.tobytes() for one in ours.test_base)
 
@@ -69,7 +69,7 @@ def test_methods_are_compared_on_base_and_on_new_classes(small: tuple[DemoTask, 
     for one in scores.values():
         assert 0 < one.base[0] <= 1
         # Every style has as many test pictures, so the mean over the styles is the accuracy.
-        assert sum(one.by_style.values()) / 4 == pytest.approx(one.base[0])
+        assert sum(one.by_style.values()) / len(one.by_style) == pytest.approx(one.base[0])
     assert scores[demo.SAVED_METHOD].new is not None
 
 

@@ -65,3 +65,7 @@ def test_a_long_list_is_cut_and_says_so() -> None:
 def test_a_name_that_is_not_utf8_is_written_out() -> None:
     assert printable(b"caf\xe9".decode("utf-8", "surrogateescape")) == "caf\\udce9"
     assert printable("café ☕") == "café ☕"
+
+
+def test_signs_that_break_a_line_or_steer_a_terminal_are_written_out() -> None:
+    assert printable("a\nb\r\x1b[31m\x85\u2028.png") == "a\\nb\\r\\x1b[31m\\x85\\u2028.png"

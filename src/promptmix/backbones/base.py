@@ -49,8 +49,8 @@ class Backbone:
     """Frozen towers in evaluation mode.
 
     Attributes:
-        name: what was asked for: ``"bundled"`` or a folder.
-        fingerprint: short hash of the weights and of the pre-processing; equal fingerprints give equal features.
+        name: under which it is found again: ``"bundled"``, a folder, an archive, or ``owner/name@commit`` on the hub.
+        fingerprint: short hash of the weights and of the pre-processing, the same in every precision.
         logit_scale: the factor s = exp(logit_scale) of the cosines.
         logit_bias: what SigLIP adds to s times the cosine before its sigmoid; None for CLIP. A softmax over classes does not
             notice it, so no method uses it.

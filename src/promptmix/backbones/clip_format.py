@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from promptmix.backbones.configs import BackboneConfig, PreprocessConfig
-from promptmix.backbones.files import read_json, read_weights, required, validated
+from promptmix.backbones.files import TRANSFORMERS_WEIGHTS, read_json, read_weights, required, validated
 from promptmix.backbones.transformers_names import rename_transformers
 from promptmix.errors import BackboneError
 
@@ -45,7 +45,7 @@ def read_clip_folder(folder: Path, raw: dict[str, Any]) -> tuple[BackboneConfig,
         BackboneError: a file, key or weight is missing or surprising.
     """
     config = _config(folder, raw)
-    return config, rename_transformers(read_weights(folder, "model.safetensors", "pytorch_model.bin"), _NAMES, config)
+    return config, rename_transformers(read_weights(folder, TRANSFORMERS_WEIGHTS), _NAMES, config)
 
 
 def transformers_preprocess(folder: Path) -> PreprocessConfig:
@@ -60,7 +60,7 @@ def transformers_preprocess(folder: Path) -> PreprocessConfig:
         if raw.get(step, True) is not True:
             raise BackboneError(f"{path}: {step} is {raw[step]!r}; pictures are always resized, rescaled and normalised here")
     factor = raw.get("rescale_factor", 1 / 255)
-    if not isinstance(factor, int | float) or abs(factor * 255 - 1) > 1e-6:
+    if not isinstance(factor, int | float) or not abs(factor * 255 - 1) <= 1e-6:  # nor NaN
         raise BackboneError(f"{path}: rescale_factor is {factor!r}; only 1/255 is known")
     resample = raw.get("resample", 3)
     if not isinstance(resample, int) or resample not in _INTERPOLATIONS:

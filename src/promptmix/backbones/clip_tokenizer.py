@@ -14,13 +14,14 @@ from pathlib import Path
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as LibraryTokenizer
 
+from promptmix.backbones.tokenizer import END_OF_TEXT, START_OF_TEXT
 from promptmix.errors import BackboneError
 
 __all__ = ["CLIP_VOCABULARY_SIZE", "bundled_clip_tokenizer", "byte_pair_tokenizer", "clip_dress", "merges_file_tokenizer"]
 
 CLIP_VOCABULARY_SIZE = 49408
 _END_OF_WORD = "</w>"
-_SPECIAL = ["<|startoftext|>", "<|endoftext|>"]
+_SPECIAL = [START_OF_TEXT, END_OF_TEXT]
 
 
 def bundled_clip_tokenizer() -> LibraryTokenizer:

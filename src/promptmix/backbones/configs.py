@@ -29,17 +29,33 @@ Activation = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
 _Positive = Annotated[float, Field(gt=0)]
 
 
+# Ten times what any published tower has, so that a damaged file is told as one and does not fill the memory first.
+_Width = Annotated[int, Field(gt=0, le=65_536)]
+_Layers = Annotated[int, Field(gt=0, le=1_000)]
+_Heads = Annotated[int, Field(gt=0, le=4_096)]
+_MlpWidth = Annotated[int, Field(gt=0, le=1_000_000)]
+_Pixels = Annotated[int, Field(gt=0, le=4_096)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_truth_values_as_numbers(cls, fields: Any) -> Any:
+        for name, value in fields.items() if isinstance(fields, dict) else ():
+            if isinstance(value, bool) and name in cls.model_fields and cls.model_fields[name].annotation is not bool:
+                raise ValueError(f"{name} is {value}, not a number")
+        return fields
+
 
 class _TextSizes(_Strict):
-    width: int = Field(gt=0)
-    layers: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    mlp_width: int = Field(gt=0)
-    context_length: int = Field(gt=2)
-    vocabulary_size: int = Field(gt=2)
+    width: _Width
+    layers: _Layers
+    heads: _Heads
+    mlp_width: _MlpWidth
+    context_length: int = Field(gt=2, le=65_536)
+    vocabulary_size: int = Field(gt=2, le=10_000_000)
     activation: Activation
     layer_norm_epsilon: float = Field(gt=0)
 
@@ -78,12 +94,12 @@ AnyTextConfig = TextConfig | SiglipTextConfig
 
 class _VisionTransformerSizes(_Strict):
     kind: str
-    image_size: int = Field(gt=0)
-    patch_size: int = Field(gt=0)
-    width: int = Field(gt=0)
-    layers: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    mlp_width: int = Field(gt=0)
+    image_size: _Pixels
+    patch_size: _Pixels
+    width: _Width
+    layers: _Layers
+    heads: _Heads
+    mlp_width: _MlpWidth
     activation: Activation
     layer_norm_epsilon: float = Field(gt=0)
 
@@ -104,28 +120,32 @@ class ModifiedResNetConfig(_Strict):
     """Sizes of a ModifiedResNet; ``layers`` counts the blocks of its four stages."""
 
     kind: Literal["modified_resnet"] = "modified_resnet"
-    image_size: int = Field(gt=0, multiple_of=32)
-    width: int = Field(gt=0)
-    layers: tuple[int, int, int, int]
-    heads: int = Field(gt=0)
+    image_size: int = Field(gt=0, le=4_096, multiple_of=32)
+    width: _Width
+    layers: tuple[_Layers, _Layers, _Layers, _Layers]
+    heads: _Heads
 
 
 class PreprocessConfig(_Strict):
     """From a picture to the tower's input: resize, centre crop, normalise each channel.
 
     ``resize_mode`` says what ``resize`` is: the length of the short side (``short_side``), or of both (``squash``), whatever that
-    does to the picture's proportions; then there is nothing to crop.
+    does to the picture's proportions; then there is nothing to crop. ``crop_rounding`` says where the crop begins when an odd number
+    of pixels is too much: rounded down, as transformers does, or to the nearest even number, as OpenAI and open_clip do.
     """
 
-    resize: int = Field(gt=0)
-    crop: int = Field(gt=0)
+    resize: _Pixels
+    crop: _Pixels
     mean: tuple[float, float, float]
     standard_deviation: tuple[_Positive, _Positive, _Positive]
     resize_mode: Literal["short_side", "squash"] = "short_side"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    crop_rounding: Literal["down", "nearest"] = "down"
 
     @model_validator(mode="after")
     def _check_crop(self) -> PreprocessConfig:
+        if self.resize_mode == "short_side" and self.resize < self.crop:
+            raise ValueError(f"the short side is resized to {self.resize} pixels, of which {self.crop} cannot be cut")
         if self.resize_mode == "squash" and self.resize != self.crop:
             raise ValueError(
                 f"resize_mode squash makes pictures of {self.resize} pixels, but crop is {self.crop}; make them equal"
@@ -134,15 +154,15 @@ class PreprocessConfig(_Strict):
 
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Files, and fingerprints, of backbones that need neither are those of the time when there was no choice."""
-        usual = {"resize_mode": "short_side", "interpolation": "bicubic"}
+        """Files, and fingerprints, of backbones that need none of these are those of the time when there was no choice."""
+        usual = {"resize_mode": "short_side", "interpolation": "bicubic", "crop_rounding": "down"}
         return {name: value for name, value in write(self).items() if usual.get(name) != value}
 
 
 class BackboneConfig(_Strict):
     """A whole backbone. ``embedding_width`` is the width D of the joint space."""
 
-    embedding_width: int = Field(gt=0)
+    embedding_width: _Width
     text: Annotated[AnyTextConfig, BeforeValidator(_text_config_of_its_kind)]
     vision: VisionTransformerConfig | ModifiedResNetConfig | SiglipVisionConfig = Field(discriminator="kind")
     preprocess: PreprocessConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,43 @@ from torch import Tensor
 from promptmix.backbones.torch_archive import read_torch_archive
 from promptmix.errors import BackboneError
 
-__all__ = ["read_json", "read_weights", "required", "validated"]
+__all__ = [
+    "FORMAT",
+    "OPEN_CLIP_CONFIG",
+    "OPEN_CLIP_WEIGHTS",
+    "TRANSFORMERS_WEIGHTS",
+    "kind_of_folder",
+    "read_json",
+    "read_weights",
+    "required",
+    "validated",
+    "weight_map",
+]
+
+FORMAT = "promptmix-backbone"
+"""What ``format`` is in a ``config.json`` of our own."""
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+# In the order of preference.
+TRANSFORMERS_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_model.safetensors.index.json", "open_clip_pytorch_model.bin")
+
+
+def kind_of_folder(names: Collection[str], config: Mapping[str, Any]) -> str | None:
+    """Whose format a folder is in: ``own``, ``clip``, ``siglip``, ``siglip2`` or ``open_clip``; None where it is in none.
+
+    Many repositories hold a model in two formats; the weights that are there say which of them to read.
+
+    Args:
+        names: of the files.
+        config: what ``config.json`` holds; empty where there is none.
+    """
+    if config.get("format") == FORMAT:
+        return "own"
+    kind = config.get("model_type")
+    is_known = kind in ("clip", "siglip", "siglip2")
+    if OPEN_CLIP_CONFIG in names and not (is_known and any(name in names for name in TRANSFORMERS_WEIGHTS)):
+        return "open_clip"
+    return str(kind) if is_known else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -81,29 +117,42 @@ def _key(location: tuple[int | str, ...], their_names: Mapping[str, str]) -> str
 _KINDS = ("vision_transformer", "modified_resnet", "siglip")
 
 
-def read_weights(folder: Path, safetensors_name: str, torch_name: str) -> dict[str, Tensor]:
-    """The weights of a folder: one safetensors file, several with their index, or, where there is neither, a ``torch.save`` file.
+def read_weights(folder: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """The weights of a folder, from the first of these files that it has.
+
+    Args:
+        names: of a safetensors file, of an index of several, or of a file of ``torch.save``, in the order of preference.
 
     Raises:
         BackboneError: there are none, or a file is damaged.
     """
-    whole, index, old = folder / safetensors_name, folder / f"{safetensors_name}.index.json", folder / torch_name
-    if whole.is_file():
-        return _read_safetensors(whole)
-    if index.is_file():
-        parts = required(read_json(index), "weight_map", index)
-        if not isinstance(parts, dict) or not all(isinstance(name, str) and Path(name).name == name for name in parts.values()):
-            raise BackboneError(f"{index}: weight_map does not map weights to files of this folder")
-        tensors: dict[str, Tensor] = {}
-        for name in sorted(set(parts.values())):
-            tensors |= _read_safetensors(folder / name)
-        missing = sorted(parts.keys() - tensors.keys())
-        if missing:
-            raise BackboneError(f"{index} names {missing[0]}, but {parts[missing[0]]} does not hold it")
-        return tensors
-    if old.is_file():
-        return read_torch_archive(old)
-    raise BackboneError(f"no weights at {whole}; a backbone folder needs {safetensors_name} (or {torch_name})")
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        raise BackboneError(f"no weights at {folder / names[0]}; a backbone folder needs {' or '.join(names)}")
+    if path.name.endswith(".bin"):
+        return read_torch_archive(path)
+    if path.name.endswith(".safetensors"):
+        return _read_safetensors(path)
+    tensors: dict[str, Tensor] = {}
+    parts = weight_map(path)
+    for name in sorted(set(parts.values())):
+        tensors |= _read_safetensors(folder / name)
+    missing = sorted(parts.keys() - tensors.keys())
+    if missing:
+        raise BackboneError(f"{path} names {missing[0]}, but {parts[missing[0]]} does not hold it")
+    return tensors
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """The file of each weight, by an index of several safetensors files.
+
+    Raises:
+        BackboneError: the index is damaged, or names a file outside its folder.
+    """
+    parts = required(read_json(index), "weight_map", index)
+    if not isinstance(parts, dict) or not all(isinstance(name, str) and Path(name).name == name for name in parts.values()):
+        raise BackboneError(f"{index}: weight_map does not map weights to files of this folder")
+    return parts
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -8,53 +8,47 @@ from typing import Any
 from torch import Tensor
 
 from promptmix.backbones.configs import BackboneConfig
-from promptmix.backbones.files import read_json, read_weights, required, validated
+from promptmix.backbones.files import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, read_json, read_weights, required, validated
 from promptmix.backbones.openai_format import OPENAI_MEAN, OPENAI_STANDARD_DEVIATION, rename_openai
 from promptmix.errors import BackboneError, did_you_mean
 
-__all__ = ["OPEN_CLIP_CONFIG", "read_open_clip_folder"]
+__all__ = ["read_open_clip_folder"]
 
-OPEN_CLIP_CONFIG = "open_clip_config.json"
-
+# What both towers may say.
+_ONLY_IN_BOTH: dict[str, tuple[Any, ...]] = {
+    "ls_init_value": (None,),
+    "final_ln_after_pool": (False,),
+    "act_kwargs": (None, {}),
+    "block_type": (None, "default"),
+    "qk_norm": (False,),
+    "scaled_cosine_attn": (False,),
+    "scale_heads": (False,),
+    "scale_attn_inner": (False,),
+    "scale_attn": (False,),
+    "scale_fc": (False,),
+}
 # Keys that change the towers, each with the only value that these towers have. None of them stands in a plain CLIP's file.
 _ONLY: dict[str, dict[str, tuple[Any, ...]]] = {
     "model_cfg": {"custom_text": (False,), "init_logit_bias": (None,), "nonscalar_logit_scale": (False,)},
     "vision_cfg": {
-        "ls_init_value": (None,),
         "attentional_pool": (False,),
         "no_ln_pre": (False,),
         "pos_embed_type": ("learnable",),
-        "final_ln_after_pool": (False,),
         "pool_type": ("tok",),
-        "act_kwargs": (None, {}),
         "timm_model_name": (None, ""),
-        "block_type": (None, "default"),
-        "qk_norm": (False,),
-        "scaled_cosine_attn": (False,),
-        "scale_heads": (False,),
-        "scale_attn_inner": (False,),
-        "scale_attn": (False,),
-        "scale_fc": (False,),
+        **_ONLY_IN_BOTH,
     },
     "text_cfg": {
         "hf_model_name": (None, ""),
         "hf_tokenizer_name": (None, ""),
         "tokenizer_mode": (None, "clip"),
-        "ls_init_value": (None,),
+        "tokenizer_kwargs": (None, {}, {"clean": "lower"}),
         "embed_cls": (False,),
         "no_causal_mask": (False,),
-        "final_ln_after_pool": (False,),
         "pool_type": ("argmax",),
         "proj_bias": (False,),
         "proj_type": ("linear",),
-        "act_kwargs": (None, {}),
-        "block_type": (None, "default"),
-        "qk_norm": (False,),
-        "scaled_cosine_attn": (False,),
-        "scale_heads": (False,),
-        "scale_attn_inner": (False,),
-        "scale_attn": (False,),
-        "scale_fc": (False,),
+        **_ONLY_IN_BOTH,
     },
 }
 # Keys that are read, and keys that say nothing about the towers at rest.
@@ -88,7 +82,7 @@ _KNOWN: dict[str, frozenset[str]] = {
             "pad_id",
             "eos_id",
         }
-        | {"tokenizer_kwargs", "hf_model_pretrained"}
+        | {"hf_model_pretrained"}
     ),
     "preprocess_cfg": frozenset({"mean", "std", "interpolation", "resize_mode", "fill_color", "size", "mode"}),
 }
@@ -164,7 +158,7 @@ def read_open_clip_folder(folder: Path) -> tuple[BackboneConfig, dict[str, Tenso
         "preprocess": _preprocess(images, image_size, path),
     }
     config = validated(BackboneConfig, fields, path, _THEIR_NAMES)
-    tensors = read_weights(folder, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    tensors = read_weights(folder, OPEN_CLIP_WEIGHTS)
     return config, rename_openai(tensors, is_resnet=is_resnet)
 
 
@@ -205,7 +199,7 @@ def _epsilon(part: dict[str, Any], name: str, path: Path) -> Any:
 def _preprocess(images: dict[str, Any], image_size: int, path: Path) -> dict[str, Any]:
     modes = {"shortest": "short_side", "squash": "squash"}
     mode = images.get("resize_mode", "shortest")
-    if mode not in modes:
+    if not isinstance(mode, str) or mode not in modes:
         raise BackboneError(f"{path}: preprocess_cfg.resize_mode is {mode!r}; known: {', '.join(modes)}")
     return {
         "resize": image_size,
@@ -214,4 +208,5 @@ def _preprocess(images: dict[str, Any], image_size: int, path: Path) -> dict[str
         "standard_deviation": images.get("std", OPENAI_STANDARD_DEVIATION),
         "resize_mode": modes[mode],
         "interpolation": images.get("interpolation", "bicubic"),
+        "crop_rounding": "nearest" if mode == "shortest" else "down",
     }

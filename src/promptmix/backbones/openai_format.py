@@ -17,7 +17,7 @@ from torch import Tensor
 
 from promptmix.backbones.configs import BackboneConfig
 from promptmix.backbones.files import validated
-from promptmix.backbones.torch_archive import read_torch_archive
+from promptmix.backbones.torch_archive import is_torchscript, read_torch_archive
 from promptmix.errors import BackboneError
 
 __all__ = ["OPENAI_MEAN", "OPENAI_STANDARD_DEVIATION", "read_openai_archive", "rename_openai"]
@@ -35,7 +35,14 @@ def read_openai_archive(path: Path) -> tuple[BackboneConfig, dict[str, Tensor]]:
     Raises:
         BackboneError: the file is no such archive, or lacks a weight.
     """
-    tensors = {name: value for name, value in read_torch_archive(path).items() if name not in _NO_WEIGHTS}
+    everything = read_torch_archive(path)
+    if not is_torchscript(path) and not any(name in everything for name in _NO_WEIGHTS):
+        # open_clip's checkpoints have the same names, but nothing tells their activation, heads and pictures.
+        raise BackboneError(
+            f"{path} holds weights alone and is not one of OpenAI's archives; call it open_clip_pytorch_model.bin and put it into a folder"
+            " with its open_clip_config.json, which says what weights leave open"
+        )
+    tensors = {name: value for name, value in everything.items() if name not in _NO_WEIGHTS}
     fields = _fields(tensors, path)
     return validated(BackboneConfig, fields, path), rename_openai(
         tensors, is_resnet=fields["vision"]["kind"] == "modified_resnet"
@@ -107,7 +114,7 @@ def _fields(tensors: dict[str, Tensor], path: Path) -> dict[str, Any]:
     if any(name.startswith("visual.layer1.") for name in tensors):
         blocks = Counter(found[1] for name in tensors if (found := re.fullmatch(r"visual\.layer(\d)\.\d+\.conv1\.weight", name)))
         width = shape("visual.layer1.0.conv1.weight", 4)[0]
-        grid = math.isqrt(shape("visual.attnpool.positional_embedding", 2)[0] - 1)
+        grid = math.isqrt(max(0, shape("visual.attnpool.positional_embedding", 2)[0] - 1))
         vision = {
             "kind": "modified_resnet",
             "image_size": grid * 32,
@@ -117,7 +124,7 @@ def _fields(tensors: dict[str, Tensor], path: Path) -> dict[str, Any]:
         }
     else:
         width, _, _, patch_size = shape("visual.conv1.weight", 4)
-        grid = math.isqrt(shape("visual.positional_embedding", 2)[0] - 1)
+        grid = math.isqrt(max(0, shape("visual.positional_embedding", 2)[0] - 1))
         vision = {
             "kind": "vision_transformer",
             "image_size": grid * patch_size,
@@ -149,5 +156,6 @@ def _fields(tensors: dict[str, Tensor], path: Path) -> dict[str, Any]:
             "crop": vision["image_size"],
             "mean": OPENAI_MEAN,
             "standard_deviation": OPENAI_STANDARD_DEVIATION,
+            "crop_rounding": "nearest",
         },
     }

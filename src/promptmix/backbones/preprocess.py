@@ -28,7 +28,7 @@ def resize_and_crop(image: Image.Image, config: PreprocessConfig) -> UInt8[np.nd
         size = (max(config.resize, int(config.resize * width / height)), config.resize)
     if size != image.size:
         # Only the part that the crop keeps is resized: a strip 1 x 10,000 would otherwise become 224 x 2,240,000.
-        left, top = (size[0] - config.crop) // 2, (size[1] - config.crop) // 2
+        left, top = (_crop_start(side, config) for side in size)
         if size[0] * size[1] > 16 * config.resize**2 and min(left, top) >= 0:
             box = (
                 left * width / size[0],
@@ -38,8 +38,14 @@ def resize_and_crop(image: Image.Image, config: PreprocessConfig) -> UInt8[np.nd
             )
             return np.array(image.resize((config.crop, config.crop), interpolation, box=box))
         image = Image.fromarray(resize_part(image, (0, 0, width, height), size, interpolation))
-    left, top = (image.width - config.crop) // 2, (image.height - config.crop) // 2
+    left, top = (_crop_start(side, config) for side in image.size)
     return np.array(image.crop((left, top, left + config.crop, top + config.crop)))
+
+
+def _crop_start(side: int, config: PreprocessConfig) -> int:
+    """Where the centre begins on a side of so many pixels."""
+    too_much = side - config.crop
+    return too_much // 2 if config.crop_rounding == "down" else round(too_much / 2)
 
 
 def resize_part(

@@ -32,7 +32,8 @@ def find_backbone(name: str) -> tuple[Path, str]:
     place = Path(name).expanduser()
     if place.exists():
         return place, name
-    if is_hub_name(name):
+    # A name below a folder that is here is a slip of the pen, not a name on the hub.
+    if is_hub_name(name) and not place.parent.is_dir():
         return fetch_from_hub(name)
     raise BackboneError(
         f"there is no folder {name!r}; a backbone is 'bundled', a folder with a CLIP or SigLIP, one of OpenAI's .pt archives, or"

@@ -15,14 +15,11 @@ from torch import Tensor
 
 from promptmix.backbones.clip_format import PREPROCESSOR_CONFIG, transformers_preprocess
 from promptmix.backbones.configs import BackboneConfig
-from promptmix.backbones.files import read_json, required, validated
+from promptmix.backbones.files import TRANSFORMERS_WEIGHTS, read_json, read_weights, required, validated
 from promptmix.backbones.transformers_names import rename_transformers
 from promptmix.errors import BackboneError
 
-__all__ = ["MODEL_TYPES", "config_of", "rename"]
-
-MODEL_TYPES = ("siglip", "siglip2")
-"""Values of ``model_type`` in ``config.json`` that are read here, or refused with a reason."""
+__all__ = ["read_siglip_folder"]
 
 _ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "quick_gelu")
 _NO_LIMIT = 10**9  # a model_max_length beyond this is that format's way to say that there is none
@@ -89,14 +86,25 @@ class _Values:
         return BackboneError(f"{self.path}: {self.prefix}{key} is {value!r}, {wrong}")
 
 
-def config_of(raw: dict[str, Any], folder: Path) -> BackboneConfig:
-    """The config of a folder whose ``config.json`` is ``raw``.
+def read_siglip_folder(folder: Path, raw: dict[str, Any]) -> tuple[BackboneConfig, dict[str, Tensor]]:
+    """Config and weights, by our names, of a folder whose ``config.json`` is ``raw``.
 
     Beside it lie ``preprocessor_config.json``, ``tokenizer_config.json`` and ``tokenizer.json``.
 
     Raises:
-        BackboneError: a file or a key is missing or surprising, or this is a SigLIP 2 of variable resolution.
+        BackboneError: a file, key or weight is missing or surprising, or this is a SigLIP 2 of variable resolution.
     """
+    config = _config(raw, folder)
+    tensors = read_weights(folder, TRANSFORMERS_WEIGHTS)
+    if "logit_bias" not in tensors:  # which no shape would miss
+        raise BackboneError(f"{folder}: the weights of the SigLIP lack logit_bias")
+    renamed = rename_transformers(tensors, _NAMES, config)
+    if _PROBE in renamed:
+        renamed[_PROBE] = renamed[_PROBE].flatten()  # one query, not one for each picture and position
+    return config, renamed
+
+
+def _config(raw: dict[str, Any], folder: Path) -> BackboneConfig:
     path = folder / "config.json"
     if raw.get("model_type") == "siglip2":
         raise BackboneError(
@@ -262,17 +270,3 @@ _NAMES = {
     "vision_model.head.mlp.fc2.bias": "vision.head.mlp_out.bias",
 }
 _PROBE = "vision.head.probe"
-
-
-def rename(tensors: dict[str, Tensor], config: BackboneConfig) -> dict[str, Tensor]:
-    """Weights by our names; what has no place keeps its name below its tower and is refused later.
-
-    Raises:
-        BackboneError: there is no logit_bias, which no shape would miss.
-    """
-    if "logit_bias" not in tensors:
-        raise BackboneError("the weights of the SigLIP lack logit_bias")
-    renamed = rename_transformers(tensors, _NAMES, config)
-    if _PROBE in renamed:
-        renamed[_PROBE] = renamed[_PROBE].flatten()  # one query, not one for each picture and position
-    return renamed

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from promptmix.errors import BackboneError
 
-__all__ = ["read_torch_archive"]
+__all__ = ["is_torchscript", "read_torch_archive"]
 
-_LARGEST_PROGRAM = 64 << 20  # bytes of data.pkl; that of the largest CLIP is below one megabyte
+_LARGEST_PROGRAM = 16 << 20  # bytes of data.pkl; that of the largest CLIP is below one megabyte
 _DEEPEST = 64  # modules inside modules
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -72,7 +72,7 @@ def read_torch_archive(path: Path) -> dict[str, Tensor]:
             root = names[0].removesuffix("data.pkl")
             _check_byte_order(archive, root, path)
             tensors: dict[str, Tensor] = {}
-            _collect(_Machine(archive, root, path).run(archive.read(program)), "", tensors, 0, path)
+            _collect(_Machine(archive, root, path).run(_content(archive, names[0], path)), "", tensors, 0, path, set())
     except (zipfile.BadZipFile, OSError, EOFError) as problem:
         raise BackboneError(
             f"{path} is no zip archive of weights, or is damaged ({problem}); files from before torch 1.6 must be saved again"
@@ -82,9 +82,23 @@ def read_torch_archive(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def is_torchscript(path: Path) -> bool:
+    """Whether the archive was written by ``torch.jit.save``: those hold code beside their weights."""
+    with zipfile.ZipFile(path) as archive:
+        return any(name.count("/") >= 1 and name.split("/")[1] in ("code", "constants.pkl") for name in archive.namelist())
+
+
 def _check_byte_order(archive: zipfile.ZipFile, root: str, path: Path) -> None:
-    if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+    if f"{root}byteorder" in archive.namelist() and _content(archive, f"{root}byteorder", path) != b"little":
         raise BackboneError(f"{path} was written on a machine of the other byte order; save it again on a usual one")
+
+
+def _content(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+    """An entry's bytes. Torch compresses and encrypts nothing, so what is neither is as large as it says."""
+    entry = archive.getinfo(name)
+    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+        raise BackboneError(f"{path}: {name} is compressed or encrypted, which torch never does")
+    return archive.read(entry)
 
 
 class _Machine:
@@ -102,8 +116,8 @@ class _Machine:
                 if opcode.name == "STOP":
                     return self._stack.pop()
                 self._step(opcode.name, argument)
-        except (ValueError, IndexError, KeyError, TypeError, AttributeError, UnicodeError) as problem:
-            raise BackboneError(f"{self._path} is damaged: data.pkl cannot be followed ({problem})") from problem
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError, UnicodeError, RecursionError) as problem:
+            raise BackboneError(f"{self._path} is damaged: data.pkl cannot be followed ({str(problem)[:200]})") from problem
         raise BackboneError(f"{self._path} is damaged: data.pkl has no end")
 
     def _step(self, name: str, argument: Any) -> None:
@@ -138,10 +152,10 @@ class _Machine:
                 stack.append({})
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                stack[-1][key] = value
+                stack[-1].update(self._items([key, value]))
             case "SETITEMS":
                 items = self._to_mark()
-                stack[-1].update(zip(items[::2], items[1::2], strict=True))
+                stack[-1].update(self._items(items))
             case "BINPUT" | "LONG_BINPUT":
                 self._memo[argument] = stack[-1]
             case "MEMOIZE":
@@ -176,6 +190,13 @@ class _Machine:
         del self._stack[place:]
         return items
 
+    def _items(self, flat: list[Any]) -> dict[str | int, Any]:
+        """Keys and values by turns, as a dictionary. Other keys would have to be hashed, however deep they are."""
+        keys = flat[::2]
+        if not all(isinstance(key, str | int) for key in keys):
+            raise BackboneError(f"{self._path}: data.pkl has a key that is neither a name nor a number")
+        return dict(zip(keys, flat[1::2], strict=True))
+
     def _called(self, called: Any, arguments: tuple[Any, ...]) -> Any:
         if not isinstance(called, _Global):
             raise BackboneError(f"{self._path}: data.pkl calls what is no function")
@@ -192,15 +213,13 @@ class _Machine:
         """The numbers of one storage: ``("storage", kind, name, device, count)``."""
         what, kind, name, _, count = key
         if what != "storage" or not isinstance(kind, _Global) or kind.name not in _STORAGES:
-            raise BackboneError(f"{self._path}: data.pkl names a storage of an unknown kind ({kind})")
+            raise BackboneError(f"{self._path}: data.pkl names a storage of an unknown kind")
         if name not in self._storages:
             entry = self._archive.getinfo(f"{self._root}data/{name}")
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise BackboneError(f"{self._path}: {entry.filename} is compressed, which torch never does")
             dtype = _STORAGES[kind.name]
             if entry.file_size != count * dtype.itemsize:
                 raise BackboneError(f"{self._path}: {entry.filename} has {entry.file_size} bytes instead of {count} x {dtype}")
-            numbers = bytearray(self._archive.read(entry))
+            numbers = bytearray(_content(self._archive, entry.filename, self._path))
             self._storages[name] = torch.frombuffer(numbers, dtype=dtype) if numbers else torch.empty(0, dtype=dtype)
         return self._storages[name]
 
@@ -212,9 +231,13 @@ class _Machine:
         return storage.as_strided(size, stride, offset).contiguous()
 
 
-def _collect(value: Any, prefix: str, tensors: dict[str, Tensor], depth: int, path: Path) -> None:
+def _collect(value: Any, prefix: str, tensors: dict[str, Tensor], depth: int, path: Path, visited: set[int]) -> None:
+    """Tensors by their dotted names; what several modules share has the name of the first."""
     if depth > _DEEPEST:
         raise BackboneError(f"{path}: modules lie more than {_DEEPEST} deep in each other")
+    if id(value) in visited:
+        return
+    visited.add(id(value))
     attributes = value.attributes if isinstance(value, _Object) else value if isinstance(value, dict) else {}
     if depth == 0 and isinstance(attributes.get("state_dict"), dict):
         attributes = attributes["state_dict"]
@@ -222,4 +245,4 @@ def _collect(value: Any, prefix: str, tensors: dict[str, Tensor], depth: int, pa
         if isinstance(part, Tensor):
             tensors[f"{prefix}{name}"] = part
         elif isinstance(part, _Object | dict):
-            _collect(part, f"{prefix}{name}.", tensors, depth + 1, path)
+            _collect(part, f"{prefix}{name}.", tensors, depth + 1, path, visited)

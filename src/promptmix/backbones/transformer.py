@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ACTIVATIONS", "TransformerBlock", "biased_quick_gelu"]
+__all__ = ["ACTIVATIONS", "TransformerBlock", "biased_quick_gelu", "norms_of_blocks"]
 
 _QUICK = 1.702  # makes x * sigmoid(1.702 x) look like GELU
 
@@ -91,3 +91,8 @@ class TransformerBlock(nn.Module):
         wide = functional.linear(self.mlp_norm(hidden), self.mlp_in.weight)
         change: Tensor = self.mlp_out(self._activation(wide, self.mlp_in.bias))
         return hidden + change
+
+
+def norms_of_blocks(blocks: nn.ModuleList) -> dict[str, nn.LayerNorm]:
+    """The layer norms of a tower's ``blocks`` by their names in the tower."""
+    return {name: module for name, module in blocks.named_modules(prefix="blocks") if isinstance(module, nn.LayerNorm)}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from promptmix.backbones.configs import VisionTransformerConfig
-from promptmix.backbones.transformer import TransformerBlock
+from promptmix.backbones.transformer import TransformerBlock, norms_of_blocks
 
 __all__ = ["VisionTransformer"]
 
@@ -42,4 +42,4 @@ class VisionTransformer(nn.Module):
 
     def block_norms(self) -> dict[str, nn.LayerNorm]:
         """The layer norms of the blocks by name, for methods that tune them."""
-        return {name: module for name, module in self.blocks.named_modules(prefix="blocks") if isinstance(module, nn.LayerNorm)}
+        return norms_of_blocks(self.blocks)

@@ -17,19 +17,16 @@ from promptmix.backbones.base import Backbone, build_text_tower, build_vision_to
 from promptmix.backbones.clip_format import read_clip_folder
 from promptmix.backbones.clip_tokenizer import CLIP_VOCABULARY_SIZE, bundled_clip_tokenizer, merges_file_tokenizer
 from promptmix.backbones.configs import BackboneConfig, SiglipTextConfig
-from promptmix.backbones.files import read_json, read_weights, required, validated
-from promptmix.backbones.open_clip_format import OPEN_CLIP_CONFIG, read_open_clip_folder
+from promptmix.backbones.files import FORMAT, OPEN_CLIP_CONFIG, kind_of_folder, read_json, read_weights, required, validated
+from promptmix.backbones.open_clip_format import read_open_clip_folder
 from promptmix.backbones.openai_format import read_openai_archive
-from promptmix.backbones.siglip_format import MODEL_TYPES as SIGLIP_TYPES
-from promptmix.backbones.siglip_format import config_of as siglip_config
-from promptmix.backbones.siglip_format import rename as rename_siglip
+from promptmix.backbones.siglip_format import read_siglip_folder
 from promptmix.backbones.tokenizer import Tokenizer
 from promptmix.errors import BackboneError
 from promptmix.runtime import short_hash, tensors_checksum, write_json, write_tensors, write_text
 
-__all__ = ["FORMAT", "load_files", "save_folder"]
+__all__ = ["load_files", "save_folder"]
 
-FORMAT = "promptmix-backbone"
 _VERSION = 1
 _ONLY_ELSEWHERE = (".num_batches_tracked",)  # a buffer that carries no information
 
@@ -45,23 +42,29 @@ def load_files(place: Path, name: str, *, with_text: bool = True, with_vision: b
     for key in sorted(tensors):
         if key not in ("logit_scale", "logit_bias") and not key.startswith(("text.", "vision.")):
             raise BackboneError(f"{place}: the weights have {key}, which is part of no tower")
-    logit_scale, logit_bias = _number(tensors, "logit_scale", place), None
+        if not tensors[key].is_floating_point() or not bool(tensors[key].isfinite().all()):
+            raise BackboneError(f"{place}: {key} is {tensors[key].dtype} or not finite everywhere; weights are finite numbers")
+    logit_scale, logit_bias = _number(tensors, "logit_scale", place).exp(), None
+    if not bool(logit_scale.isfinite()):
+        raise BackboneError(f"{place}: logit_scale is {float(tensors['logit_scale']):g}, whose exponential is no number")
     if "logit_bias" in tensors:
         logit_bias = float(_number(tensors, "logit_bias", place))
 
     tokenizer = text = vision = None
     if with_text:
-        tokenizer = _read_tokenizer(place if place.is_dir() else place.parent, config)
-        text = build_text_tower(config)
+        tokenizer = _read_tokenizer(place, config)
+        with torch.device("meta"):
+            text = build_text_tower(config)
         _load_part(text, tensors, "text.", place)
     if with_vision:
-        vision = build_vision_tower(config)
+        with torch.device("meta"):
+            vision = build_vision_tower(config)
         _load_part(vision, tensors, "vision.", place)
     return Backbone(
         name=name,
         fingerprint=short_hash(config.model_dump_json(), tensors_checksum(tensors)),
         config=config,
-        logit_scale=float(logit_scale.exp()),
+        logit_scale=float(logit_scale),
         logit_bias=logit_bias,
         tokenizer=tokenizer,
         vision=vision,
@@ -87,28 +90,21 @@ def _read(place: Path) -> tuple[BackboneConfig, dict[str, Tensor]]:
     """Config and weights by our names, from whichever format this is."""
     if place.is_file():
         return read_openai_archive(place)
-    # Many repositories hold a model in both formats; the weights say which of them this folder has.
-    has_open_clip = (place / OPEN_CLIP_CONFIG).is_file()
-    if has_open_clip and not any((place / name).exists() for name in _TRANSFORMERS_WEIGHTS):
-        return read_open_clip_folder(place)
-    path = place / "config.json"
-    raw = read_json(path)
-    if raw.get("format") == FORMAT:
-        return _read_own(place, raw)
-    if raw.get("model_type") == "clip":
-        return read_clip_folder(place, raw)
-    if raw.get("model_type") in SIGLIP_TYPES:
-        siglip = siglip_config(raw, place)
-        return siglip, rename_siglip(read_weights(place, "model.safetensors", "pytorch_model.bin"), siglip)
-    if has_open_clip:
-        return read_open_clip_folder(place)
+    names = [path.name for path in place.iterdir()] if place.is_dir() else []
+    raw = read_json(place / "config.json") if "config.json" in names or OPEN_CLIP_CONFIG not in names else {}
+    match kind_of_folder(names, raw):
+        case "own":
+            return _read_own(place, raw)
+        case "clip":
+            return read_clip_folder(place, raw)
+        case "siglip" | "siglip2":
+            return read_siglip_folder(place, raw)
+        case "open_clip":
+            return read_open_clip_folder(place)
     kind = raw.get("model_type", raw.get("format", "not named"))
     raise BackboneError(
-        f"{path}: unknown kind of backbone ({kind}); known: clip, siglip, {FORMAT}, and folders with {OPEN_CLIP_CONFIG}"
+        f"{place / 'config.json'}: unknown kind of backbone ({kind}); known: clip, siglip, {FORMAT}, and folders with {OPEN_CLIP_CONFIG}"
     )
-
-
-_TRANSFORMERS_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
 def _read_own(folder: Path, raw: dict[str, Any]) -> tuple[BackboneConfig, dict[str, Tensor]]:
@@ -117,7 +113,7 @@ def _read_own(folder: Path, raw: dict[str, Any]) -> tuple[BackboneConfig, dict[s
         raise BackboneError(f"{path} has format version {raw['format_version']}; this promptmix reads {_VERSION}: update it")
     fields = {key: value for key, value in raw.items() if key not in ("format", "format_version")}
     config = validated(BackboneConfig, fields, path)
-    return config, read_weights(folder, "model.safetensors", "pytorch_model.bin")
+    return config, read_weights(folder, ("model.safetensors",))
 
 
 def _number(tensors: dict[str, Tensor], key: str, place: Path) -> Tensor:
@@ -127,8 +123,14 @@ def _number(tensors: dict[str, Tensor], key: str, place: Path) -> Tensor:
     return value.float()
 
 
-def _read_tokenizer(folder: Path, config: BackboneConfig) -> Tokenizer:
-    """The folder's tokenizer, whatever its form; OpenAI's own where a CLIP of that vocabulary comes without one."""
+def _read_tokenizer(place: Path, config: BackboneConfig) -> Tokenizer:
+    """The folder's tokenizer, whatever its form; OpenAI's own where a CLIP of that vocabulary comes without one.
+
+    An archive of that vocabulary has OpenAI's: what lies beside it may be another model's.
+    """
+    folder = place if place.is_dir() else place.parent
+    if place.is_file() and config.text.vocabulary_size == CLIP_VOCABULARY_SIZE:
+        return Tokenizer(place, config.text, bundled_clip_tokenizer())
     own, merges = folder / "tokenizer.json", folder / "merges.txt"
     if own.exists() or isinstance(config.text, SiglipTextConfig):
         tokenizer, path = Tokenizer(own, config.text), own
@@ -156,6 +158,7 @@ def _read_tokenizer(folder: Path, config: BackboneConfig) -> Tokenizer:
 
 
 def _load_part(module: torch.nn.Module, tensors: dict[str, Tensor], prefix: str, place: Path) -> None:
+    """Put weights into a tower without any, which is on no device: a wrong shape is told before memory is asked for."""
     given = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     wanted = {key: value for key, value in module.state_dict().items() if not key.endswith(_ONLY_ELSEWHERE)}
     for key in sorted(wanted.keys() | given.keys()):
@@ -167,5 +170,7 @@ def _load_part(module: torch.nn.Module, tensors: dict[str, Tensor], prefix: str,
             raise BackboneError(
                 f"{place}: {prefix}{key} is {tuple(given[key].shape)}, the config asks for {tuple(wanted[key].shape)}"
             )
-    module.load_state_dict({key: value.float() for key, value in given.items()}, strict=False)
+    values = {key: value.float() for key, value in given.items()}
+    values |= {key: torch.zeros((), dtype=torch.long) for key in module.state_dict() if key.endswith(_ONLY_ELSEWHERE)}
+    module.load_state_dict(values, assign=True)
     module.eval().requires_grad_(False)

@@ -15,7 +15,7 @@ from promptmix.data.findings import Finding, Item, Level
 from promptmix.data.make_split import make_split
 from promptmix.data.read import Columns, part_to_measure, read_parts
 from promptmix.data.records import PictureSet
-from promptmix.data.splits import write_split
+from promptmix.data.splits import is_split_file, write_split
 from promptmix.data.unpack import unpack as unpack_archives
 from promptmix.errors import ConfigError, DataError, listed, printable
 from promptmix.methods.mocoop import MixtureOfPromptsConfig
@@ -66,6 +66,7 @@ def check(
             encode=tokenizer.encode,
             most_tokens=_room_for_names(loaded),
             input_size=input_size,
+            resize_mode=loaded.config.preprocess.resize_mode,
             shots=shots,
             hold_out=hold_out,
             skip_bad=skip_bad,
@@ -80,7 +81,7 @@ def check(
         print(json.dumps({**asked, **report.to_json(), "usable": not stops}))
     else:
         _print_report(report, source)
-        about = "; it knows drawn pictograms, not photographs: --backbone names another" if loaded.name == BUNDLED else ""
+        about = "; it knows drawings, not photographs: --backbone names another" if loaded.name == BUNDLED else ""
         print(f"\nchecked for backbone {loaded.name} ({input_size} x {input_size} pixels){about}")
         if not stops:
             given = "" if test is None else f" --test {shlex.quote(test)}"
@@ -103,8 +104,10 @@ def split(
     overwrite: bool,
     json_output: bool,
 ) -> None:
-    if out.exists() and not (overwrite and out.is_file()):
+    if out.exists() and not overwrite:
         raise DataError(f"{out} is there already; pass --overwrite to replace it, or choose another --out")
+    if out.exists() and not (out.is_file() and is_split_file(out)):
+        raise DataError(f"{out} is there already and is no split file, so it is not replaced; choose another --out")
     parts = read_parts(source, columns=Columns(image=image_column, label=label_column), classes_file=classes)
     with progress() as on_progress:
         made = make_split(
@@ -135,7 +138,7 @@ def split(
         return
     print(f"{out}: {_counted(counts)}; hash {hashed}")
     if made.kept_together:
-        print(f"note: {made.kept_together} pictures that look like another of their class are on its side")
+        print(f"note: {made.kept_together} pictures that look like another are on its side, whatever their class")
     if made.copies:
         print(f"note: left out {len(made.copies)} pictures that look like one on another side: {_few(made.copies, source)}")
     if made.conflicts:

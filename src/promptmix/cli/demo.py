@@ -31,7 +31,7 @@ def demo(out: Path, overwrite: bool, cache: bool, json_output: bool) -> None:
         return
     print(f"Measured on {task.measured_on}.")
     print(f"Accuracy in %, mean ± standard deviation of {len(task.training)} seeds; {SHOTS} shots of each base class.")
-    print("The backbone is the bundled one, which knows pictograms, not photographs, and has never seen these styles.")
+    print("The backbone is the bundled one, which knows drawings, not photographs, and has never seen these styles.")
     print()
     print(text_table(HEADER, table_rows(scores)))
     print()

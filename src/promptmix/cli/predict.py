@@ -76,7 +76,7 @@ def _writer(csv_output: bool, json_output: bool) -> Callable[[str, Prediction], 
         elif csv_output:
             table.writerow([path, one.class_name, repr(one.probability), repr(one.margin), written])
         else:
-            print(f"{path}: {one.class_name} {percent(one.probability)}   [{written}]", file=out)
+            print(f"{printable(path)}: {one.class_name} {percent(one.probability)}   [{written}]", file=out)
 
     return write
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from promptmix.cli.output import percent, progress
 from promptmix.config import apply_overrides, parse_config, read_yaml
+from promptmix.data.datasets_hub import HUB_PREFIX
 from promptmix.data.images import StoredPicture
 from promptmix.data.read import Columns, part_to_measure, read_parts
 from promptmix.data.records import PictureSet, check_class_names
@@ -60,16 +61,25 @@ def train(
     config = parse_config(RunConfig, apply_overrides(values, overrides), "options of train")
     if not 0 <= hold_out < 1:
         raise ConfigError(f"--hold-out {hold_out} is not a share; give a number from 0 to below 1, such as 0.2")
+    for folder in filter(None, (source, test)):
+        if Path(folder).expanduser().is_dir() and out.expanduser().resolve().is_relative_to(Path(folder).expanduser().resolve()):
+            raise ConfigError(f"--out {out} lies in {folder}, among the pictures; choose a folder elsewhere")
     columns = Columns(image=image_column, label=label_column)
+    notes = []
     parts_there = read_parts(source, columns=columns, classes_file=classes)
     if split_file is not None:
-        parts_there = _parts_of(split_file, parts_there)
+        every = sum(map(len, parts_there.values()))
+        parts_there = _parts_of(split_file, parts_there, source)
+        unused = every - sum(map(len, parts_there.values()))
+        if unused:
+            notes.append(f"{unused} pictures of {printable(source)} are not in the split")
     if "train" not in parts_there:
         raise DataError(f"{source} has no train part to learn from; it has {', '.join(parts_there)}")
     pictures = parts_there["train"]
     tested_elsewhere = test is not None or split_file is not None or "test" in parts_there
     training, held_out, short_classes = _split(pictures, config.shots, 0.0 if tested_elsewhere else hold_out, config.seed)
-    notes = []
+    if source.startswith(HUB_PREFIX):
+        notes.append(f"the pictures are of {pictures.root}")
     if "val" in parts_there:
         notes.append(f"the val part ({len(parts_there['val'])} pictures) was not used; it is left for choosing")
     if short_classes:
@@ -117,10 +127,25 @@ def train(
     print(f"model: {out / 'model'}   next: promptmix predict {out} PICTURE ...")
 
 
-def _parts_of(split: Path, parts: dict[str, PictureSet]) -> dict[str, PictureSet]:
-    """The parts that a split file makes of the pictures of a source."""
+def _parts_of(split: Path, parts: dict[str, PictureSet], source: str) -> dict[str, PictureSet]:
+    """The parts that a split file makes of the pictures of a source, which must still have the classes that it had then."""
+    first = next(iter(parts.values()))
     stored = [picture for part in parts.values() for picture in part.pictures if isinstance(picture, StoredPicture)]
-    return read_split(split, next(iter(parts.values())).root, stored)
+    dealt = read_split(split, first.root, stored)
+    if not dealt:
+        raise DataError(f"{split} has no parts; make a new split")
+    before = next(iter(dealt.values())).class_names
+    if before != first.class_names:
+        one_sided = [name for name in (*first.class_names, *before) if (name in before) != (name in first.class_names)]
+        what = f"differ in {listed(map(repr, one_sided))}" if one_sided else "are in another order"
+        raise DataError(f"the classes of {source} and of {split} {what}; read it as it was read then, or make a new split")
+    labels = {record.picture: record.label for part in parts.values() for record in part.records}
+    for record in (record for part in dealt.values() for record in part.records):
+        label = labels.get(record.picture)
+        if label != record.label:
+            now = "not there" if label is None else repr(before[label])
+            raise DataError(f"{record.picture} is {now} in {source} but {before[record.label]!r} in {split}; make a new split")
+    return dealt
 
 
 def _split(pictures: PictureSet, shots: int | None, hold_out: float, seed: int) -> tuple[PictureSet, PictureSet, dict[str, int]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -169,6 +169,7 @@ def check_pictures(
     encode: Encode,
     most_tokens: int,
     input_size: int,
+    resize_mode: Literal["short_side", "squash"] = "short_side",
     shots: int | None = None,
     hold_out: float = 0.2,
     skip_bad: bool = False,
@@ -183,6 +184,7 @@ def check_pictures(
     Args:
         encode, most_tokens: see :func:`~promptmix.data.check_names.check_names`.
         input_size: pixels of a side of the backbone's input.
+        resize_mode: how a picture comes to this size: ``short_side`` and a square cut from the middle, or ``squash``.
         shots, hold_out: what training would be told.
         skip_bad: pictures that cannot be read would be left out.
         refusal: what :func:`read_leniently` said; it is a finding where no other says why training would stop.
@@ -202,7 +204,7 @@ def check_pictures(
         *_about_classes(training.class_names, readable, shots, None if "test" in parts else hold_out),
         *_about_nesting(training),
         *_about_parts(parts),
-        *_about_files(seen, looks, input_size, skip_bad),
+        *_about_files(seen, looks, input_size, resize_mode, skip_bad),
         *_about_copies(seen, looks),
         *check_names(training.class_names, encode, most_tokens),
     ]
@@ -359,7 +361,9 @@ def _about_parts(parts: Mapping[str, PictureSet]) -> list[Finding]:
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def _about_files(seen: Sequence[_Seen], looks: Sequence[Look], input_size: int, skip_bad: bool) -> list[Finding]:
+def _about_files(
+    seen: Sequence[_Seen], looks: Sequence[Look], input_size: int, resize_mode: str, skip_bad: bool
+) -> list[Finding]:
     def pictures(chosen: Callable[[Look], bool], detail: Callable[[Look], str] = lambda look: "") -> tuple[Item, ...]:
         return tuple(
             Item(pictures=(str(one.picture),), detail=detail(look)) for one, look in zip(seen, looks, strict=True) if chosen(look)
@@ -415,7 +419,11 @@ def _about_files(seen: Sequence[_Seen], looks: Sequence[Look], input_size: int, 
             kind="long",
             level="note",
             what=f"pictures more than {_LONG} times as long as wide",
-            advice="only the square in the middle is seen; cut them yourself if it shows the wrong thing",
+            advice=(
+                "the backbone squeezes them into a square, in which things look wide or tall; cut them to what matters"
+                if resize_mode == "squash"
+                else "only the square in the middle is seen; cut them yourself if it shows the wrong thing"
+            ),
             items=pictures(lambda look: max(look.size) > _LONG * min(look.size), size),
         ),
         Finding(
@@ -467,8 +475,9 @@ def same_pictures(looks: Sequence[Look]) -> tuple[list[list[int]], list[list[int
         if look.content:
             places.setdefault(look.content, []).append(place)
     contents = list(places.values())
-    sketches = [one for group in contents if (one := looks[group[0]].sketch) is not None]
-    alike = [sorted(place for number in group for place in contents[number]) for group in look_alikes(sketches)]
+    sketched = [(group, one) for group in contents if (one := looks[group[0]].sketch) is not None]
+    found = look_alikes([one for _, one in sketched])
+    alike = [sorted(place for number in group for place in sketched[number][0]) for group in found]
     return [group for group in contents if len(group) > 1], alike
 
 

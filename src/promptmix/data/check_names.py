@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from promptmix.data.findings import Finding, Item
 from promptmix.data.records import check_class_names, class_key, clean_class_name
-from promptmix.errors import DataError
+from promptmix.errors import DataError, printable
 
 __all__ = ["check_names"]
 
@@ -44,7 +44,8 @@ def check_names(names: Sequence[str], encode: Encode, most_tokens: int) -> list[
         encode: the backbone's tokenizer.
         most_tokens: how many tokens of a prompt are left for the name.
     """
-    cleaned = [clean_class_name(name) for name in names]
+    # Bytes that are no text are written out: a tokenizer takes text alone.
+    cleaned = [printable(clean_class_name(name)) for name in names]
     tokens = [tuple(encode(name)) for name in cleaned]
     codes = [name for name in cleaned if _CODES.fullmatch(name) or _FILE_ENDING.search(name)]
     codes += _serially_numbered([name for name in cleaned if name not in codes])

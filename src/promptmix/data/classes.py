@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from promptmix.errors import DataError, did_you_mean
 
 __all__ = ["ClassList", "number_in", "read_classes_file"]
 
+_NUMBER = re.compile(r"([+-]?[0-9]{1,100})(?:\.0*)?")  # with a point: what becomes of a column of numbers with gaps
 _LARGEST_FILE = 10_000_000  # bytes; 100,000 classes with a description each
 _SHAPE = "it must hold a list of classes, or for each label a name or a list of names, and nothing deeper"
 
@@ -67,13 +69,14 @@ class ClassList:
 
 
 def number_in(label: str | int) -> int | None:
-    """The whole number that a label is or that its text holds, such as ``"07"``; None of any other label."""
+    """The whole number that a label is or that its text holds, such as ``"07"``, ``"-1"`` or ``"2.0"``; None of any other label."""
     if isinstance(label, int):
         return label
-    return int(label) if label.isascii() and label.isdecimal() and len(label) <= 9 else None
+    found = _NUMBER.fullmatch(label.strip())
+    return int(found[1]) if found else None
 
 
-def read_classes_file(path: Path) -> ClassList:
+def read_classes_file(path: str | Path) -> ClassList:
     """The classes of a file, in its order.
 
     A text file has one class a line. YAML (``.yaml``, ``.yml``) or JSON (``.json``) has either a list of classes, or for each
@@ -111,6 +114,8 @@ def _labels_of(entries: Sequence[tuple[str, list[str]]]) -> dict[str, list[str]]
     """Of each class the name for prompts and its labels, from labels with what they mean."""
     labels_of: dict[str, list[str]] = {}
     for label, names in entries:
+        if names and not label:
+            raise DataError(f"a label is empty, that of {', '.join(names)[:200]!r}; write the label that means it")
         name = next(filter(None, names), label)
         if name in labels_of:
             raise DataError(f"class {name!r} is there twice; write all its names as one list")

@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptmix.data.images import StoredPicture
+from promptmix.data.images import FileState, StoredPicture, file_state, refuse_changed
 from promptmix.data.listing import Columns, Listed, Listing, pick_column
 from promptmix.data.records import PART_NAMES, PARTS
-from promptmix.data.tables import label_in, one_line, pyarrow_or_refuse, stored_bytes
+from promptmix.data.tables import label_in, one_line, plain_values, pyarrow_or_refuse, stored_bytes
 from promptmix.errors import ConfigError, DataError, listed
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _logger = logging.getLogger(__name__)
 
 HUB_PREFIX = "hf:"
 _HUB_NAME = re.compile(r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<configuration>[\w.+-]+))?(?:@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile("[0-9a-f]{40}")
 _SECONDS_TO_ANSWER = 10.0
 
 
@@ -39,23 +40,24 @@ class ArrowPicture(StoredPicture):
         file: the Arrow file, in the format of streams.
         column: holds ``{bytes, path}`` or bytes.
         row: its row in the file.
+        state: of the file when it was listed.
     """
 
     name: str
     file: Path
+    state: FileState
     column: str
     row: int
 
     def read(self) -> bytes:
-        column = _arrow_table(self.file, os.getpid()).column(self.column)
-        if self.row >= len(column):
-            raise DataError(f"{self.name}: {self.file} has changed since it was listed; start again")
-        return stored_bytes(column[self.row].as_py(), self.name, self.file.parent)
+        refuse_changed(self.name, self.file, self.state, file_state(self.file))
+        column = _arrow_table(self.file, self.state, os.getpid()).column(self.column)
+        return stored_bytes(column[self.row], self.name, self.file.parent)
 
 
 @lru_cache(maxsize=32)
-def _arrow_table(file: Path, process: int) -> pyarrow.Table:
-    """The table in a file, mapped and not read; a process opens its own."""
+def _arrow_table(file: Path, state: FileState, process: int) -> pyarrow.Table:
+    """The table in a file of this state, mapped and not read; a process opens its own."""
     import pyarrow
 
     try:
@@ -92,11 +94,13 @@ def list_hub(source: str, columns: Columns | None = None, *, labelled: bool = Tr
     """The pictures of a data set by its name on the Hugging Face hub, ``hf:owner/name``; it is downloaded and kept in the cache
     of Hugging Face.
 
-    ``hf:owner/name:configuration@revision`` says which configuration and revision. With HF_HUB_OFFLINE=1 only what was
-    downloaded before is there. Code of a data set is never run.
+    ``hf:owner/name:configuration@revision`` says which configuration and revision. With HF_HUB_OFFLINE=1, and where the hub
+    cannot be reached, it is what was downloaded last. Code of a data set is never run. The root of the listing is
+    ``hf:owner/name@commit``, without the commit where it is not known.
 
     Raises:
-        DataError: the name is none, there is no such data set, it cannot be reached, or it has no pictures or labels.
+        DataError: the name is none, there is no such data set, it cannot be reached and was not downloaded, what was downloaded
+            is of another commit than was asked for, or it has no pictures or labels.
         ConfigError: there is no column of a given name, or the package ``datasets`` is missing.
     """
     asked = _HUB_NAME.fullmatch(source)
@@ -111,18 +115,55 @@ def list_hub(source: str, columns: Columns | None = None, *, labelled: bool = Tr
     import datasets
     import huggingface_hub
 
+    asked_offline = huggingface_hub.constants.HF_HUB_OFFLINE
+    no_answer: Exception | None = None
     try:
-        if not huggingface_hub.constants.HF_HUB_OFFLINE:
+        if not asked_offline:
             # Asked once and briefly; loading would ask again and again where there is no network.
-            huggingface_hub.HfApi().dataset_info(name, revision=asked["revision"], timeout=_SECONDS_TO_ANSWER)
-        with _progress_for_people():
+            try:
+                huggingface_hub.HfApi().dataset_info(name, revision=asked["revision"], timeout=_SECONDS_TO_ANSWER)
+            except Exception as problem:
+                if _is_an_answer(problem):
+                    raise
+                no_answer = problem
+        with _progress_for_people(), contextlib.nullcontext() if no_answer is None else _offline():
             loaded = datasets.load_dataset(name, asked["configuration"], revision=asked["revision"])
     except Exception as problem:  # of the network, of the hub, of the data set: each has its own errors
-        offline = " (HF_HUB_OFFLINE is set)" if huggingface_hub.constants.HF_HUB_OFFLINE else ""
+        offline = " (HF_HUB_OFFLINE is set)" if asked_offline else ""
         raise DataError(
-            f"{source} cannot be had{offline}: {one_line(problem)}; check name and network, or download it and give its folder"
+            f"{source} cannot be had{offline}: {one_line(no_answer or problem)}; check name and network, or download it and give its folder"
         ) from problem
-    return _list(loaded, Path(f"{HUB_PREFIX}{name}"), name, columns or Columns(), labelled)
+    commit = _commit_of(loaded)
+    if asked_offline or no_answer is not None:
+        _refuse_another_commit(source, asked["revision"], commit)
+    if no_answer is not None:
+        _logger.warning("%s: the hub does not answer; what was downloaded last is used, %s", source, commit or "commit unknown")
+    root = Path(f"{HUB_PREFIX}{name}" + (f"@{commit}" if commit else ""))
+    return _list(loaded, root, name, columns or Columns(), labelled)
+
+
+def _is_an_answer(problem: Exception) -> bool:
+    """Whether the hub has said no, and not just nothing."""
+    status = getattr(getattr(problem, "response", None), "status_code", None)
+    return isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+
+
+def _commit_of(loaded: Any) -> str | None:
+    """The commit that a downloaded data set is of: the folder that its files are kept in is called by it."""
+    splits = loaded.values() if isinstance(loaded, Mapping) else [loaded]
+    folders = {Path(one["filename"]).parent.name for data in splits for one in data.cache_files}
+    commit = next(iter(folders), "")
+    return commit if len(folders) == 1 and _COMMIT.fullmatch(commit) else None
+
+
+def _refuse_another_commit(source: str, revision: str | None, commit: str | None) -> None:
+    """Without the network a data set is what was downloaded last, of whatever revision."""
+    if revision is None or revision == commit:
+        return
+    what = f"what was downloaded last is of {f'commit {commit}' if commit else 'a commit that is not known'}"
+    if _COMMIT.fullmatch(revision):
+        raise DataError(f"{source}: {what}, and another cannot be had without the network; leave out @{revision} to use it")
+    _logger.warning("%s: %s; whether this is %s cannot be known without the network", source, what, revision)
 
 
 def _refuse_missing_package(source: object) -> None:
@@ -148,6 +189,19 @@ def _progress_for_people() -> Iterator[None]:
         datasets.enable_progress_bars()
 
 
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Data sets are taken from the cache, as with HF_HUB_OFFLINE=1."""
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
 def _list(loaded: Any, root: Path, name: str, columns: Columns, labelled: bool) -> Listing:
     splits: dict[str, Any] = dict(loaded) if isinstance(loaded, Mapping) else {"": loaded}
     parts: dict[str, str | None] = {split: PART_NAMES.get(split.casefold()) for split in splits}
@@ -166,11 +220,12 @@ def _list(loaded: Any, root: Path, name: str, columns: Columns, labelled: bool) 
         class_names = class_names or (tuple(names) if names else None)
         number = 0
         for file in [Path(one["filename"]) for one in data.cache_files]:
-            table = _arrow_table(file, os.getpid())
-            labels = table.column(label).to_pylist() if label is not None else [None] * table.num_rows
+            state = file_state(file)
+            table = _arrow_table(file, state, os.getpid())
+            labels = plain_values(table.column(label).chunks, label, file) if label is not None else [None] * table.num_rows
             for row, value in enumerate(labels):
                 where = f"{name}/{split}/{number}" if split else f"{name}/{number}"
-                picture = ArrowPicture(name=where, file=file, column=image, row=row)
+                picture = ArrowPicture(name=where, file=file, state=state, column=image, row=row)
                 found = label_in(value, where, names) if labelled else None
                 pictures.append(Listed(picture=picture, label=found, part=parts[split], where=where))
                 number += 1
@@ -195,10 +250,13 @@ def _columns(features: Mapping[str, Any], columns: Columns, root: Path, labelled
         )
     if not labelled:
         return image, None
-    of_classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    if columns.label is None and len(of_classes) == 1:
-        return image, of_classes[0]
-    label = pick_column("label", columns.label, [name for name in there if name != image], root)
+    # A usual name counts for more than a kind: another column of few values has numbers with names too.
+    others = [name for name in there if name != image]
+    of_labels = [name for name in others if isinstance(features[name], datasets.ClassLabel | datasets.Value)]
+    of_classes = [name for name in others if isinstance(features[name], datasets.ClassLabel)]
+    label = pick_column("label", columns.label, of_labels if columns.label is None else others, root)
+    if label is None and len(of_classes) == 1:
+        label = of_classes[0]
     if label is None:
         raise DataError(
             f"{root} has no column of labels that is known by its name ({listed(there)}); say which with --label-column"

@@ -19,7 +19,22 @@ from PIL import Image, UnidentifiedImageError
 
 from promptmix.errors import DataError
 
-__all__ = ["MAX_PIXELS", "PICTURE_SUFFIXES", "PictureSource", "StoredPicture", "content_key", "open_picture"]
+__all__ = [
+    "LARGEST_FILE",
+    "MAX_PIXELS",
+    "PICTURE_SUFFIXES",
+    "FileState",
+    "PictureSource",
+    "StoredPicture",
+    "content_key",
+    "file_bytes",
+    "file_state",
+    "open_picture",
+    "refuse_changed",
+]
+
+FileState: TypeAlias = tuple[int, int]
+"""When a file was last written, in nanoseconds, and its size in bytes."""
 
 
 class StoredPicture(ABC):
@@ -45,8 +60,32 @@ class StoredPicture(ABC):
         return self.name
 
 
+def file_state(file: Path | int) -> FileState:
+    """The state of a file, by its path or by the number under which it is open.
+
+    Raises:
+        DataError: there is no such file, or it cannot be read.
+    """
+    try:
+        status = os.stat(file)
+    except OSError as problem:
+        raise DataError(f"{file} cannot be read: {problem.strerror}; check the path") from problem
+    return status.st_mtime_ns, status.st_size
+
+
+def refuse_changed(picture: str, file: Path, listed: FileState, now: FileState) -> None:
+    """Raise where a file is not as it was when its pictures were listed: they may be others now, or have other labels.
+
+    Raises:
+        DataError: it has changed; the message names picture and file.
+    """
+    if listed != now:
+        raise DataError(f"{picture}: {file} has changed since it was listed; start again")
+
+
 PictureSource: TypeAlias = str | Path | Image.Image | NDArray[Any] | bytes | StoredPicture
 
+LARGEST_FILE = 2**30  # bytes of a picture's file that is read whole
 MAX_PIXELS = 100_000_000  # a picture of 300 MB once decoded; no camera in a pocket makes more
 
 # Only kinds that hold pixels: Pillow would also start Ghostscript for PostScript.
@@ -148,6 +187,22 @@ def content_key(source: PictureSource) -> str:
             return f"file:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
         except OSError as problem:
             raise DataError(f"{source} cannot be read: {problem.strerror}") from problem
+
+
+def file_bytes(path: Path) -> bytes:
+    """The bytes of a picture's file.
+
+    Raises:
+        DataError: it cannot be read, is no file such as pictures are, or has more than 2**30 bytes.
+    """
+    with _open_file(path) as stream:
+        try:
+            content = stream.read(LARGEST_FILE + 1)
+        except OSError as problem:
+            raise DataError(f"{path} cannot be read: {problem.strerror}") from problem
+    if len(content) > LARGEST_FILE:
+        raise DataError(f"{path} has more than {LARGEST_FILE:,} bytes; is it a picture?")
+    return content
 
 
 def _stored(picture: StoredPicture) -> bytes:

@@ -16,6 +16,8 @@ __all__ = ["Columns", "Listed", "Listing", "labelled_parts", "named_part", "pick
 
 _logger = logging.getLogger(__name__)
 
+_LONGEST_SHOWN = 200  # characters of a value in a message
+
 _USUAL = {
     "image": (
         *("image", "picture", "img", "image_path", "picture_path", "image_file", "path", "filepath", "file_path"),
@@ -88,7 +90,7 @@ def named_part(name: str, where: str) -> str:
     """
     part = PART_NAMES.get(name.strip().casefold())
     if part is None:
-        raise DataError(f"{where}: {name!r} is no part{did_you_mean(name, PARTS)}")
+        raise DataError(f"{where}: {name[:_LONGEST_SHOWN]!r} is no part{did_you_mean(name, PARTS)}")
     return part
 
 
@@ -129,7 +131,7 @@ def labelled_parts(
         label = None if place is None else label_of.get(class_key(classes.names[place]))
         if label is None:
             hint = classes.hint(one.label) if place is None else did_you_mean(classes.names[place], names)
-            raise DataError(f"{one.where}: label {one.label!r} is not a known class{hint}")
+            raise DataError(f"{one.where}: label {repr(one.label)[:_LONGEST_SHOWN]} is not a known class{hint}")
         part = one.part or "train"
         first_label, first_part, first_where = seen.setdefault(one.picture, (label, part, one.where))
         if first_label != label:
@@ -158,7 +160,7 @@ def _classes_of(listing: Listing, source: str, class_names: Sequence[str] | None
     if numbers and (len(numbers) == len(labels) or any(isinstance(label, int) for label in numbers)):
         label, where = next(iter(numbers.items()))
         raise DataError(
-            f"{where}: label {label!r} is a number, which means nothing to a text tower; name the classes in their order with --classes FILE"
+            f"{where}: label {repr(label)[:_LONGEST_SHOWN]} is a number, which means nothing to a text tower; name the classes in their order with --classes FILE"
         )
     if class_names is not None:
         return ClassList(dict.fromkeys(check_class_names(class_names), ()), numbers=False)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from promptmix.data.check import look_at, same_pictures
-from promptmix.data.records import PictureSet, Record
+from promptmix.data.records import PARTS, PictureSet, Record
 from promptmix.data.sampling import sample_shots
 from promptmix.errors import ConfigError, DataError, listed
 
@@ -24,7 +25,7 @@ class Made:
         conflicts: pictures whose very same file lies in another class too: no one knows which is right.
         copies: with shots, pictures that show the same as one that is learnt from; with test pictures that were given, those to
             learn from that show the same as one of these.
-        kept_together: how many pictures share a part because they show the same as another in it.
+        kept_together: how many pictures share a part because they show the same as another in it, of their class or not.
         short_classes: the classes with fewer different pictures than shots, each with how many it has.
     """
 
@@ -85,59 +86,79 @@ def make_split(
     given = {group_of[place] for place in usable if rows[place][0] != "train"}
     copies = [place for place in usable if rows[place][0] == "train" and group_of[place] in given]
 
-    # One picture of each group stands for all of them in its class: the first by name.
+    # One picture of each group stands for all of them in its class: the first by name. A group may reach across classes.
     training = parts["train"]
-    members: dict[tuple[int, int], list[Record]] = {}
+    place_of = {rows[place][1]: place for place in usable if rows[place][0] == "train"}
+    members: dict[int, list[Record]] = {}
     for place in usable:
         part, record = rows[place]
         if part == "train" and group_of[place] not in given:
-            members.setdefault((record.label, group_of[place]), []).append(record)
-    for group_records in members.values():
+            members.setdefault(group_of[place], []).append(record)
+    first_of: dict[tuple[int, int], Record] = {}
+    for number, group_records in members.items():
         group_records.sort(key=lambda record: str(record.picture))
-    members_of = {group_records[0]: group_records for group_records in members.values()}
-    different = PictureSet(root=training.root, class_names=training.class_names, records=tuple(members_of))
-    short = sample_shots(different, shots, seed).short_classes if shots is not None else {}
+        for record in group_records:
+            first_of.setdefault((record.label, number), record)
+    different = PictureSet(root=training.root, class_names=training.class_names, records=tuple(first_of.values()))
+    sampled = None if shots is None else sample_shots(different, shots, seed)
     empty = [name for name, count in zip(different.class_names, different.counts(), strict=True) if count == 0]
     if empty:
         raise DataError(f"no picture is left to learn from for {listed(empty)}; promptmix data check says why")
 
     dealt: dict[str, list[Record]] = {"train": [], "val": [], "test": []}
     left_out: list[Record] = [rows[place][1] for place in copies]
-    in_order = sample_shots(different, len(different), seed).pictures
-    for label in range(len(training.class_names)):
-        groups = [members_of[record] for record in in_order.records if record.label == label]
-        count = sum(map(len, groups)) if shots is None else len(groups)
-        room = {"test": math.floor(count * share), "val": math.floor(count * val)}
-        if shots is not None:
-            for group_records in groups[:shots]:
-                dealt["train"].append(group_records[0])
-                left_out += group_records[1:]
-            groups = groups[shots:]
-            # Test pictures that were given are enough; what is over is not learnt from either.
-            room["test"] = 0 if "test" in parts else sum(map(len, groups))
-        for group_records in reversed(groups):
-            part = next((name for name in ("val", "test") if 0 < len(group_records) <= room[name]), "train")
-            if part == "train" and shots is not None:
-                continue
-            if part != "train":
-                room[part] -= len(group_records)
-            dealt[part] += group_records
+    in_order = sample_shots(different, len(different), seed).pictures.records
+    settled: set[int] = set()  # the groups that have a side
+    if sampled is not None:
+        dealt["train"] += sampled.pictures.records
+        chosen = set(dealt["train"])
+        settled = {group_of[place_of[record]] for record in chosen}
+        left_out += (record for number in sorted(settled) for record in members[number] if record not in chosen)
+    every = Counter(record.label for group_records in members.values() for record in group_records)
+    room: dict[str, dict[int, int]] = {"val": {}, "test": {}}
+    for label, different_ones in enumerate(different.counts()):
+        count = every[label] if shots is None else different_ones
+        room["val"][label] = math.floor(count * val)
+        # With shots all the others are to test on. Test pictures that were given are enough: what is over is in no part then.
+        room["test"][label] = math.floor(count * share) if shots is None else 0 if "test" in parts else every[label]
+    for first in reversed(in_order):
+        number = group_of[place_of[first]]
+        if number in settled:
+            continue
+        settled.add(number)
+        needed = Counter(record.label for record in members[number])
+        fits = (name for name in ("val", "test") if all(size <= room[name][label] for label, size in needed.items()))
+        part = next(fits, "train")
+        if part == "train" and shots is not None:
+            continue
+        if part != "train":
+            for label, size in needed.items():
+                room[part][label] -= size
+        dealt[part] += members[number]
+
+    unlearnt = {record.label for record in different.records} - {record.label for record in dealt["train"]}
+    if unlearnt:
+        few = listed(different.class_names[label] for label in sorted(unlearnt))
+        raise DataError(
+            f"with --hold-out {share} and --val {val} no picture is left to learn from for {few}; give smaller shares"
+        )
 
     made: dict[str, PictureSet] = {}
-    for name in ("train", "val", "test"):
-        records = tuple(sorted(dealt[name], key=lambda record: (record.label, str(record.picture))))
+    for name in PARTS:
+        # In the order of the source: jumping from one row group of a table to another unpacks each again and again.
+        records = tuple(sorted(dealt[name], key=lambda record: place_of[record]))
         if name in parts and name != "train":
             records = tuple(rows[place][1] for place in usable if rows[place][0] == name)
         if records:
             made[name] = PictureSet(root=training.root, class_names=training.class_names, records=records)
-    together = sum(len(group_records) for group_records in members_of.values() if len(group_records) > 1)
+    together = sum(len(group_records) for group_records in members.values() if len(group_records) > 1)
     return Made(
         parts=made,
         unreadable=tuple(unreadable),
         conflicts=tuple(str(rows[place][1].picture) for place in sorted(conflicting)),
         copies=tuple(str(record.picture) for record in left_out),
         kept_together=0 if shots is not None else together,
-        short_classes=short,
+        short_classes={} if sampled is None else sampled.short_classes,
     )
 
 

@@ -21,6 +21,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 __all__ = [
     "ALL_STYLES",
     "CLASS_NAMES",
+    "EFFECTS",
     "IMAGE_SIZE",
     "PRETRAINING_STYLES",
     "STYLE_TEMPLATES",
@@ -178,7 +179,7 @@ STYLE_TEMPLATES: dict[str, tuple[str, ...]] = {
     "stamp": ("a rubber stamp of a {}.", "a stamped print of a {}."),
     "cross-stitch": ("a cross-stitch of a {}.", "an embroidered {}."),
 }
-UNSEEN_STYLES: tuple[str, ...] = ("chalk", "neon", "stamp", "cross-stitch")
+UNSEEN_STYLES: tuple[str, ...] = ("neon", "cross-stitch")
 ALL_STYLES: tuple[str, ...] = tuple(STYLE_TEMPLATES)
 PRETRAINING_STYLES: tuple[str, ...] = tuple(style for style in ALL_STYLES if style not in UNSEEN_STYLES)
 
@@ -268,6 +269,10 @@ def _as_mask(image: Image.Image) -> Mask:
 def _as_pixels(image: Image.Image) -> Pixels:
     scaled: Pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
     return scaled
+
+
+def _as_image(pixels: Pixels) -> Image.Image:
+    return Image.fromarray((np.clip(pixels, 0, 1) * 255).astype(np.uint8))
 
 
 def _blurred(image: Image.Image, radius: float) -> Mask:
@@ -373,9 +378,8 @@ def _sketch(code_point: int, generator: np.random.Generator) -> Pixels:
     return _over(paper - 0.05 * grain[..., None], strokes * (0.6 + 0.4 * grain), graphite)
 
 
-def _painting(code_point: int, generator: np.random.Generator) -> Pixels:
-    pixels = _photo(code_point, generator)
-    image = Image.fromarray((np.clip(pixels, 0, 1) * 255).astype(np.uint8)).filter(ImageFilter.ModeFilter(5))
+def _painted(pixels: Pixels, generator: np.random.Generator) -> Pixels:
+    image = _as_image(pixels).filter(ImageFilter.ModeFilter(5))
     painted = np.asarray(image, dtype=np.float32) / 255
     levels = generator.integers(4, 7)
     painted = np.round(painted * levels) / levels
@@ -385,29 +389,50 @@ def _painting(code_point: int, generator: np.random.Generator) -> Pixels:
     return vivid
 
 
-def _pixelated(code_point: int, generator: np.random.Generator) -> Pixels:
-    pixels = _photo(code_point, generator, (40, 56))
+def _pixelated(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     cells = int(generator.integers(16, 23))
-    image = Image.fromarray((np.clip(pixels, 0, 1) * 255).astype(np.uint8))
-    image = image.resize((cells, cells), Image.Resampling.BOX).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.NEAREST)
-    return _as_pixels(image)
+    image = _as_image(pixels).resize((cells, cells), Image.Resampling.BOX)
+    return _as_pixels(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.NEAREST))
 
 
-def _blurry(code_point: int, generator: np.random.Generator) -> Pixels:
-    pixels = _photo(code_point, generator, (38, 54))
-    image = Image.fromarray((np.clip(pixels, 0, 1) * 255).astype(np.uint8))
-    image = image.filter(ImageFilter.GaussianBlur(generator.uniform(1.4, 2.2)))
-    return _as_pixels(image)
+def _blurred_whole(pixels: Pixels, generator: np.random.Generator) -> Pixels:
+    return _as_pixels(_as_image(pixels).filter(ImageFilter.GaussianBlur(generator.uniform(1.4, 2.2))))
 
 
-def _dark(code_point: int, generator: np.random.Generator) -> Pixels:
-    pixels = _photo(code_point, generator) * generator.uniform(0.15, 0.35)
-    return pixels + generator.normal(0, 0.02, pixels.shape).astype(np.float32)
+def _darkened(pixels: Pixels, generator: np.random.Generator) -> Pixels:
+    dark = pixels * generator.uniform(0.15, 0.35)
+    return dark + generator.normal(0, 0.02, pixels.shape).astype(np.float32)
 
 
-def _bright(code_point: int, generator: np.random.Generator) -> Pixels:
-    pixels = _photo(code_point, generator)
+def _brightened(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     return 1 - (1 - np.clip(pixels, 0, 1)) * np.float32(generator.uniform(0.25, 0.45))
+
+
+def _negative(pixels: Pixels, generator: np.random.Generator) -> Pixels:
+    """A colour negative: inverted, with the orange mask and the frame of film."""
+    inverted = 1 - np.clip(pixels, 0, 1)
+    inverted = inverted * np.array([1.0, 0.72, 0.5], np.float32) + np.array([0.0, 0.02, 0.04], np.float32)
+    border = int(generator.integers(2, 5))
+    inverted[:border] = inverted[-border:] = 0.04
+    return inverted
+
+
+EFFECTS: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
+    "painting": _painted,
+    "pixelated": _pixelated,
+    "blurry": _blurred_whole,
+    "dark": _darkened,
+    "bright": _brightened,
+    "negative": _negative,
+}
+"""The styles that are something done to a plain picture, of ``IMAGE_SIZE`` pixels, whatever it shows."""
+
+_EFFECT_SIZES = {"pixelated": (40.0, 56.0), "blurry": (38.0, 54.0)}  # of the glyph in the plain picture; else 34 to 50
+
+
+def _with_effect(style: str) -> Callable[[int, np.random.Generator], Pixels]:
+    size = _EFFECT_SIZES.get(style, (34.0, 50.0))
+    return lambda code_point, generator: EFFECTS[style](_photo(code_point, generator, size), generator)
 
 
 def _close_up(code_point: int, generator: np.random.Generator) -> Pixels:
@@ -429,15 +454,6 @@ def _many(code_point: int, generator: np.random.Generator) -> Pixels:
             one = _place(code_point, generator, (cell * 0.8, cell * 0.98), canvas=cell)
             shapes.paste(one, (column * cell, row * cell))
     return _over(ground, _as_mask(shapes), paint)
-
-
-def _negative(code_point: int, generator: np.random.Generator) -> Pixels:
-    """A colour negative: inverted, with the orange mask and the frame of film."""
-    pixels = 1 - np.clip(_photo(code_point, generator), 0, 1)
-    pixels = pixels * np.array([1.0, 0.72, 0.5], np.float32) + np.array([0.0, 0.02, 0.04], np.float32)
-    border = int(generator.integers(2, 5))
-    pixels[:border] = pixels[-border:] = 0.04
-    return pixels
 
 
 def _chalk(code_point: int, generator: np.random.Generator) -> Pixels:
@@ -497,17 +513,12 @@ def _cross_stitch(code_point: int, generator: np.random.Generator) -> Pixels:
 
 
 _PAINTERS: dict[str, Callable[[int, np.random.Generator], Pixels]] = {
+    **{style: _with_effect(style) for style in EFFECTS},
     "photo": _photo,
     "sketch": _sketch,
-    "painting": _painting,
-    "pixelated": _pixelated,
-    "blurry": _blurry,
-    "dark": _dark,
-    "bright": _bright,
     "close-up": _close_up,
     "small": _small,
     "many": _many,
-    "negative": _negative,
     "chalk": _chalk,
     "neon": _neon,
     "stamp": _stamp,

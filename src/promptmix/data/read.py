@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -14,10 +15,12 @@ from promptmix.data.datasets_hub import HUB_PREFIX
 from promptmix.data.images import PICTURE_SUFFIXES, StoredPicture
 from promptmix.data.listing import Listing, labelled_parts, named_part
 from promptmix.data.records import PARTS, PictureSet, Record, check_class_names, class_key
-from promptmix.data.sources import list_pictures, part_folders, read_folder
-from promptmix.errors import ConfigError, DataError, did_you_mean
+from promptmix.data.sources import has_folders_of_pictures, list_pictures, loose_pictures, part_folders, read_folder
+from promptmix.errors import ConfigError, DataError, did_you_mean, listed
 
 __all__ = ["Columns", "list_any_pictures", "part_to_measure", "read_parts", "read_pictures"]
+
+_logger = logging.getLogger(__name__)
 
 Columns: TypeAlias = listing.Columns
 
@@ -27,7 +30,7 @@ def read_parts(
     *,
     class_names: Sequence[str] | None = None,
     columns: Columns | None = None,
-    classes_file: Path | None = None,
+    classes_file: str | Path | None = None,
 ) -> dict[str, PictureSet]:
     """The labelled pictures of a source by part: ``train``, ``val``, ``test``, in this order, those that are there.
 
@@ -35,7 +38,8 @@ def read_parts(
 
     - a folder with one sub-folder a class, or with train/, val/ and test/ that are such folders;
     - a table that lists pictures: .csv, .tsv, .jsonl, .ndjson, .parquet;
-    - a .tar file, a pattern such as ``shards/{0000..0003}.tar`` or ``shards/*.tar``, or a folder of .tar files;
+    - a .tar file, a pattern such as ``shards/{0000..0003}.tar`` or ``shards/*.tar``, or a folder of .tar files (of a folder that
+      has folders of pictures too, the tar files are left out, with a warning);
     - a folder written by the ``save_to_disk`` of Hugging Face, or ``hf:owner/name``, a data set on their hub.
 
     Args:
@@ -45,14 +49,16 @@ def read_parts(
 
     Raises:
         DataError: the source is missing or is none of these, or its pictures, labels or classes cannot be used.
-        ConfigError: a column is asked for that is not there, or a package is missing.
+        ConfigError: the source is an empty text, a column is asked for that is not there, or a package is missing.
     """
     source = str(source)
+    _refuse_empty(source)
     classes = None if classes_file is None else read_classes_file(classes_file)
+    _warn_of_both(source)
     known = (class_names or ()) if classes is None else classes.labels()
-    listed = _listing(source, columns, labelled=True, known=known)
-    if listed is not None:
-        return labelled_parts(listed, source, class_names=class_names, classes=classes)
+    there = _listing(source, columns, labelled=True, known=known)
+    if there is not None:
+        return labelled_parts(there, source, class_names=class_names, classes=classes)
     if columns is not None and columns != Columns():
         raise ConfigError(f"{source} has no columns; name columns only of a table, of JSON in tar files or of a data set")
     return _read_folders(Path(source).expanduser(), class_names, classes)
@@ -64,7 +70,7 @@ def read_pictures(
     class_names: Sequence[str] | None = None,
     part: str | None = None,
     columns: Columns | None = None,
-    classes_file: Path | None = None,
+    classes_file: str | Path | None = None,
 ) -> PictureSet:
     """The labelled pictures of one part of a source, or of all of a source that is not split; see :func:`read_parts`.
 
@@ -97,20 +103,28 @@ def list_any_pictures(sources: str | Path | Sequence[str | Path], columns: Colum
 
     Raises:
         DataError: a source is missing or matches nothing; the message names it.
-        ConfigError: a column is asked for that is not there, or a package is missing.
+        ConfigError: a source is an empty text, a column is asked for that is not there, or a package is missing.
     """
     if isinstance(sources, str | Path):
         sources = [sources]
+    for source in sources:
+        _refuse_empty(str(source))
+        _warn_of_both(str(source))
     found: list[Path | StoredPicture] = []
     for is_file, group in itertools.groupby(sources, key=lambda source: _kind(str(source)) == "files"):
         if is_file:
             found += list_pictures(list(group))
             continue
         for source in group:
-            listed = _listing(str(source), columns, labelled=False)
-            assert listed is not None
-            found += (one.picture for one in listed.pictures)
+            there = _listing(str(source), columns, labelled=False)
+            assert there is not None
+            found += (one.picture for one in there.pictures)
     return list(dict.fromkeys(found)) if found else list(list_pictures(list(sources)))
+
+
+def _refuse_empty(source: str) -> None:
+    if not source.strip():  # which would mean the current folder
+        raise ConfigError(f"{source!r} is no source of pictures; name one, or write . for the current folder")
 
 
 def _kind(source: str) -> str:
@@ -129,10 +143,30 @@ def _kind(source: str) -> str:
 
 
 def _is_folder_of_shards(folder: Path) -> bool:
+    """Whether tar files lie in a folder and no folders of pictures: who unpacked an archive where it lies has both."""
     try:
-        return bool(shards.find_shards(str(folder)))
-    except OSError:  # reading it as a folder of pictures says what is wrong
+        tar_files = shards.find_shards(str(folder))
+        return bool(tar_files) and not has_folders_of_pictures(folder, {one.parent for one in tar_files})
+    except (OSError, DataError):  # reading it as a folder of pictures says what is wrong
         return False
+
+
+def _warn_of_both(source: str) -> None:
+    """Say what is left out of a folder that holds both tar files and pictures."""
+    folder = Path(source).expanduser()
+    kind = _kind(source) if folder.is_dir() else ""
+    if kind not in ("files", "shards"):
+        return
+    try:
+        tar_files = shards.find_shards(source)
+    except OSError:  # reading it says what is wrong
+        return
+    if kind == "files" and tar_files:
+        few = listed(map(str, tar_files), 3)
+        _logger.warning("%s holds folders of pictures, so the tar files in it were left out: %s", source, few)
+    beside = [picture for inside in {one.parent for one in tar_files} for picture in loose_pictures(inside)]
+    if kind == "shards" and beside:
+        _logger.warning("%s: %d pictures lie beside the tar files; left out", source, len(beside))
 
 
 def _listing(source: str, columns: Columns | None, *, labelled: bool, known: Sequence[str] = ()) -> Listing | None:

@@ -120,7 +120,9 @@ def clean_class_name(name: str) -> str:
 
 
 def class_key(name: str) -> str:
-    """Equal for names that mean the same class: cleaned, without case, and whichever way accents are encoded."""
+    """Equal for names that mean the same class: cleaned, without case and invisible signs, and whichever way accents are encoded."""
+    if not name.isascii():
+        name = "".join(character for character in name if unicodedata.category(character) != "Cf")
     return unicodedata.normalize("NFC", clean_class_name(name)).casefold()
 
 
@@ -134,7 +136,8 @@ def parts_among(folders: Mapping[str, Collection[str]], source: object) -> dict[
     """The part that each folder is, of folders with the names of the folders inside them; empty where they are classes.
 
     Folders called train and test are parts where there are folders in train; with other folders beside them only where two of
-    them hold folders of the same names. A single folder with folders inside may be a part too.
+    them hold folders of the same names. Without a train folder they are parts where there is no other folder, and folders in
+    each.
 
     Raises:
         DataError: two folders are the same part, such as val and validation.
@@ -143,8 +146,8 @@ def parts_among(folders: Mapping[str, Collection[str]], source: object) -> dict[
     inside: dict[str, set[str]] = {}
     for name, part in named.items():
         inside.setdefault(part, set()).update(map(class_key, folders[name]))
-    is_alone = len(folders) == len(named) == 1 and any(inside.values())
-    if not is_alone and not inside.get("train"):
+    are_all = len(named) == len(folders) and all(folders.values())
+    if not are_all and not inside.get("train"):
         return {}
     if len(named) < len(folders) and not any(inside["train"] & classes for part, classes in inside.items() if part != "train"):
         return {}
@@ -175,8 +178,8 @@ def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
         if not isinstance(original, str):
             raise DataError(f"class name {original!r} is not text; write class names as text")
         cleaned = clean_class_name(original)
-        if not cleaned:
-            raise DataError(f"class name {original!r} is empty; give it letters or digits")
+        if not class_key(cleaned):
+            raise DataError(f"class name {original[:200]!r} is empty; give it letters or digits")
         if len(cleaned) > _LONGEST_NAME:
             raise DataError(f"class name {cleaned[:40]!r}... has {len(cleaned)} characters; at most {_LONGEST_NAME} are allowed")
         # Cc are control characters, Cs what is left of bytes that are not UTF-8.

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from promptmix.data.images import PICTURE_SUFFIXES, StoredPicture
+from promptmix.data.images import LARGEST_FILE, PICTURE_SUFFIXES, FileState, StoredPicture, file_state, refuse_changed
 from promptmix.data.listing import Columns, Listed, Listing, pick_column
 from promptmix.data.records import PART_NAMES, class_key, natural_key, parts_among
 from promptmix.data.tables import label_in
+from promptmix.data.whole_tar import WholeTar
 from promptmix.errors import DataError, listed
 
 __all__ = ["TarPicture", "find_shards", "is_compressed_tar", "list_shards"]
@@ -24,7 +25,6 @@ _logger = logging.getLogger(__name__)
 
 _LABEL_KINDS = ("cls", "json", "txt")  # the first that a picture has is its label
 _LARGEST_LABEL = 1_000_000  # bytes of a label file
-_LARGEST_PICTURE = 2**30  # bytes of a picture file
 _MOST_SHARDS = 100_000
 _MOST_PICTURES = 10_000_000
 _COMPRESSED = re.compile(r"\.(tgz|tbz2?|txz|tzst|tar\.(gz|bz2|xz|zst|lz4?|z))$", re.IGNORECASE)
@@ -39,16 +39,18 @@ class TarPicture(StoredPicture):
 
     Attributes:
         archive: the tar file.
+        state: of the tar file when it was listed.
         offset, size: where its bytes begin, and how many they are.
     """
 
     name: str
     archive: Path
+    state: FileState
     offset: int
     size: int
 
     def read(self) -> bytes:
-        return _bytes_at(self.archive, self.offset, self.size, self.name)
+        return _bytes_at(self.archive, self.state, self.offset, self.size, self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,7 @@ class _Member:
     """A file in a shard; ``path`` is its name in there."""
 
     shard: Path
+    state: FileState
     path: PurePosixPath
     offset: int
     size: int
@@ -168,8 +171,9 @@ def _members(shard: Path) -> Iterator[_Member]:
     passed_over = 0
     try:
         with shard.open("rb") as raw:
+            state = file_state(raw.fileno())
             _refuse_compressed(shard, raw.read(6))
-        with tarfile.open(shard, "r:") as archive:
+        with WholeTar.open(shard, "r:") as archive:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # else they are kept, a kilobyte each
                 path = PurePosixPath(member.name)
@@ -179,11 +183,13 @@ def _members(shard: Path) -> Iterator[_Member]:
                 if not member.isreg() or member.issparse() or path.is_absolute() or ".." in path.parts or "\\" in member.name:
                     passed_over += 1
                     continue
-                yield _Member(shard=shard, path=path, offset=member.offset_data, size=member.size)
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as problem:
+                yield _Member(shard=shard, state=state, path=path, offset=member.offset_data, size=member.size)
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as problem:
         if isinstance(problem, DataError):
             raise
-        raise DataError(f"{shard} is no tar file or is damaged ({problem}); make it anew") from problem
+        raise DataError(
+            f"{shard} is no tar file, or is cut off or damaged ({problem}); fetch it again or make it anew"
+        ) from problem
     except OSError as problem:
         raise DataError(f"{shard} cannot be read: {problem.strerror or problem}") from problem
     if passed_over:
@@ -200,9 +206,9 @@ def _refuse_compressed(shard: Path, start: bytes) -> None:
 
 def _stored(member: _Member, root: Path) -> TarPicture:
     name = f"{member.shard.relative_to(root).as_posix()}/{member.path}"
-    if member.size > _LARGEST_PICTURE:
-        raise DataError(f"{name} has {member.size:,} bytes, more than {_LARGEST_PICTURE:,}; is it a picture?")
-    return TarPicture(name=name, archive=member.shard, offset=member.offset, size=member.size)
+    if member.size > LARGEST_FILE:
+        raise DataError(f"{name} has {member.size:,} bytes, more than {LARGEST_FILE:,}; is it a picture?")
+    return TarPicture(name=name, archive=member.shard, state=member.state, offset=member.offset, size=member.size)
 
 
 def _unlabelled(picture: TarPicture) -> Listed:
@@ -241,7 +247,7 @@ def _label_of(files: dict[str, _Member], columns: Columns) -> str | int | None:
     if member.size > _LARGEST_LABEL:
         raise DataError(f"{where} has {member.size:,} bytes, more than {_LARGEST_LABEL:,}; is it a label?")
     try:
-        text = _bytes_at(member.shard, member.offset, member.size, where).decode("utf-8-sig")
+        text = _bytes_at(member.shard, member.state, member.offset, member.size, where).decode("utf-8-sig")
         if kind != "json":
             return label_in(text, where)
         fields = json.loads(text)
@@ -288,20 +294,28 @@ def _in_class_folders(
 
 
 def _with_parts_of_shards(pictures: list[Listed], root: Path) -> list[Listed]:
-    """Parts by the names of tar files, where all say one and not all the same."""
+    """Parts by the names of tar files, where they say different ones.
+
+    Raises:
+        DataError: then another says none.
+    """
     if any(one.part is not None for one in pictures):
         return pictures
-    part_of: dict[Path, str] = {}
+    part_of: dict[Path, str | None] = {}
     for one in pictures:
         assert isinstance(one.picture, TarPicture)
         shard = one.picture.archive
         if shard not in part_of:
             found = _PART_WORD.search(shard.relative_to(root).as_posix().casefold())
-            if found is None:
-                return pictures
-            part_of[shard] = PART_NAMES[found[1]]
-    if len(set(part_of.values())) < 2:
+            part_of[shard] = None if found is None else PART_NAMES[found[1]]
+    if len(set(part_of.values()) - {None}) < 2:
         return pictures
+    nameless = next((shard for shard, part in part_of.items() if part is None), None)
+    if nameless is not None:
+        other = next(shard for shard, part in part_of.items() if part is not None)
+        raise DataError(
+            f"{nameless} is in no part, but others are by their names, such as {other.name}; put train, val or test into its name, or give a pattern that leaves it out"
+        )
     return [
         Listed(picture=one.picture, label=one.label, part=part_of[one.picture.archive], where=one.where)
         for one in pictures
@@ -309,15 +323,14 @@ def _with_parts_of_shards(pictures: list[Listed], root: Path) -> list[Listed]:
     ]
 
 
-def _bytes_at(archive: Path, offset: int, size: int, name: str) -> bytes:
+def _bytes_at(archive: Path, state: FileState, offset: int, size: int, name: str) -> bytes:
     try:
         with archive.open("rb") as file:
+            refuse_changed(name, archive, state, file_state(file.fileno()))
             file.seek(offset)
             content = file.read(size)
     except OSError as problem:
         raise DataError(f"{name} cannot be read: {archive}: {problem.strerror}") from problem
     if len(content) < size:
-        raise DataError(
-            f"{name} is cut off: {archive} ends {size - len(content):,} bytes too early; it has changed, or was not copied whole"
-        )
+        raise DataError(f"{name} is cut off: {archive} ends {size - len(content):,} bytes too early; it was not copied whole")
     return content

@@ -5,18 +5,19 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from promptmix.data.images import PICTURE_SUFFIXES
 from promptmix.data.records import PART_NAMES, PictureSet, Record, check_class_names, class_key, natural_key, parts_among
 from promptmix.errors import DataError, did_you_mean
 
-__all__ = ["list_pictures", "part_folders", "read_folder"]
+__all__ = ["has_folders_of_pictures", "list_pictures", "loose_pictures", "part_folders", "read_folder"]
 
 _logger = logging.getLogger(__name__)
 
 _NEVER_OURS = frozenset({"__MACOSX", "@eaDir"})  # what archives from macOS and network drives leave behind
+_START_OF_RUN = 200  # bytes of run.json, which begins with what it is
 
 
 def read_folder(folder: Path, class_names: Sequence[str] | None = None) -> PictureSet:
@@ -47,7 +48,9 @@ def read_folder(folder: Path, class_names: Sequence[str] | None = None) -> Pictu
     parts = part_folders(folder)
     if parts:
         there = ", ".join(sorted(path.name for path in parts.values()))
-        raise DataError(f"{folder} is split into {there}; give one of these folders, such as {parts['train']}")
+        raise DataError(
+            f"{folder} is split into {there}; give one of these folders, such as {parts.get('train') or next(iter(parts.values()))}"
+        )
     for class_folder in class_folders:
         if folder.resolve().is_relative_to(class_folder.resolve()):
             raise DataError(f"{class_folder} is a link back to {folder}, so it would be a class of all pictures; remove the link")
@@ -134,19 +137,41 @@ def part_folders(folder: Path) -> dict[str, Path]:
     return {part: folders[name] for name, part in parts_among(inside, folder).items()}
 
 
+def has_folders_of_pictures(folder: Path, not_in: Collection[Path] = ()) -> bool:
+    """Whether a picture lies in a sub-folder, at any depth; of the sub-folders ``not_in`` only what is deeper counts.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    return any(has_folders_of_pictures(inside) if inside in not_in else _pictures_below(inside) for inside in _visible(folder)[0])
+
+
+def loose_pictures(folder: Path) -> list[Path]:
+    """The pictures right in a folder, sorted.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return [path for path in _visible(folder)[1] if _is_picture(path)]
+
+
 def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURE_SUFFIXES
 
 
 def _visible(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The sub-folders of a folder and all else in it, without what is hidden; both sorted."""
+    """The sub-folders of a folder and all else in it, without what is hidden and runs of training; both sorted."""
     folders: list[Path] = []
     others: list[Path] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not entry.name.startswith(".") and entry.name not in _NEVER_OURS:
-                    (folders if _is_folder(entry) else others).append(folder / entry.name)
+                    path = folder / entry.name
+                    if not _is_folder(entry):
+                        others.append(path)
+                    elif not _is_run(path):
+                        folders.append(path)
     except OSError as problem:
         raise DataError(f"{folder} cannot be read: {problem.strerror}; change its rights or leave it out") from problem
     return sorted(folders), sorted(others)
@@ -156,6 +181,15 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
+        return False
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a training run was written here: its folder is no class, wherever it was put."""
+    try:
+        with (folder / "run.json").open("rb") as file:
+            return b'"promptmix-run"' in file.read(_START_OF_RUN)
+    except OSError:
         return False
 
 

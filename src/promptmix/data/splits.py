@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -14,13 +15,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from promptmix.data.images import StoredPicture, content_key
-from promptmix.data.records import PictureSet, Record
+from promptmix.data.records import PARTS, PictureSet, Record
 from promptmix.errors import DataError, did_you_mean
 from promptmix.runtime import short_hash, write_json
 
-__all__ = ["read_split", "split_hash", "write_split"]
+__all__ = ["is_split_file", "read_split", "split_hash", "write_split"]
 
-_PARTS = ("train", "val", "test")
 _Row = tuple[str, int, str]  # relative path, label, first 16 hex digits of the sha256 of the file
 
 
@@ -65,11 +65,23 @@ def split_hash(parts: Mapping[str, PictureSet]) -> str:
     return _hash(*_described(parts))
 
 
+def is_split_file(path: Path) -> bool:
+    """Whether a file says of itself that it is a split; of whatever version, and whether or not it could be used."""
+    try:
+        with path.open("rb") as file:
+            # Pictures, which anybody may name by mistake, are told without reading all of them.
+            content = file.read() if file.read(1) == b"{" else b""
+        return dict(json.loads(b"{" + content)).get("format") == "promptmix-split"
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
 def read_split(path: Path, root: Path, stored: Iterable[StoredPicture] = ()) -> dict[str, PictureSet]:
     """The parts of a split file, their pictures below ``root``; every picture is read and compared with its hash.
 
     Args:
-        stored: the pictures that lie inside other files, as their source lists them; the split knows them by their names.
+        stored: the pictures that lie inside other files, as their source lists them; the split knows them by their names, and
+            they keep this order.
 
     Raises:
         DataError: the file is missing, damaged or edited, a path leads out of ``root``, or a picture is missing or changed.
@@ -84,11 +96,14 @@ def read_split(path: Path, root: Path, stored: Iterable[StoredPicture] = ()) -> 
         first = problem.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise DataError(f"{path} is not a split file of version 1: {where}: {first['msg']}; make it anew") from problem
-    rows: dict[str, list[_Row]] = {name: split.parts[name] for name in _PARTS if name in split.parts}
+    rows: dict[str, list[_Row]] = {name: split.parts[name] for name in PARTS if name in split.parts}
     _check_rows(rows, path)
     if _hash(split.class_names, rows) != split.split_hash:
         raise DataError(f"{path} was changed after it was written: its split_hash does not fit; make it anew")
     pictures: dict[str, Path | StoredPicture] = {picture.name: picture for picture in stored}
+    # In the order in which they lie in their files: jumping from one row group of a table to another unpacks each again and again.
+    places = {name: place for place, name in enumerate(pictures)}
+    rows = {name: sorted(part_rows, key=lambda row: places.get(row[0], -1)) for name, part_rows in rows.items()}
     for part_rows in rows.values():
         for relative, _, expected in part_rows:
             picture = pictures.get(relative, root / relative)
@@ -114,7 +129,7 @@ def _file_hash(picture: Path | StoredPicture) -> str:
 
 def _hash(class_names: Sequence[str], rows: Mapping[str, Sequence[_Row]]) -> str:
     pieces: list[str] = ["classes", *class_names]
-    for name in _PARTS:
+    for name in PARTS:
         if name in rows:
             pieces += ["part", name, *(str(item) for row in sorted(rows[name]) for item in row)]
     return short_hash(*pieces)
@@ -122,13 +137,13 @@ def _hash(class_names: Sequence[str], rows: Mapping[str, Sequence[_Row]]) -> str
 
 def _described(parts: Mapping[str, PictureSet]) -> tuple[tuple[str, ...], dict[str, list[_Row]]]:
     for name in parts:
-        if name not in _PARTS:
-            raise DataError(f"a split has no part {name!r}{did_you_mean(name, _PARTS)}")
+        if name not in PARTS:
+            raise DataError(f"a split has no part {name!r}{did_you_mean(name, PARTS)}")
     if not parts:
-        raise DataError(f"a split needs at least one part of {', '.join(_PARTS)}")
+        raise DataError(f"a split needs at least one part of {', '.join(PARTS)}")
     first = next(iter(parts.values()))
     rows: dict[str, list[_Row]] = {}
-    for name in _PARTS:
+    for name in PARTS:
         if name not in parts:
             continue
         part = parts[name]

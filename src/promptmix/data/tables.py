@@ -7,13 +7,15 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptmix.data.images import StoredPicture
+from promptmix.data.classes import number_in
+from promptmix.data.images import FileState, StoredPicture, file_bytes, file_state, refuse_changed
 from promptmix.data.listing import Columns, Listed, Listing, named_part, pick_column
 from promptmix.errors import ConfigError, DataError, listed
 
@@ -27,6 +29,7 @@ __all__ = [
     "label_in",
     "list_table",
     "one_line",
+    "plain_values",
     "pyarrow_or_refuse",
     "stored_bytes",
 ]
@@ -36,8 +39,12 @@ TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"})
 _LONGEST_LINE = 1_000_000  # characters; a row is a path, a label and a few words
 _MOST_ROWS = 10_000_000
 _LARGEST_GROUP = 2**31  # bytes of a row group's pictures, which are unpacked together
+_MOST_AT_ONCE = 2**28  # bytes that a few rows may be unpacked to, before it is seen how many they are
+_MOST_ROWS_AT_ONCE = 1000
+_MOST_TEXT = 2**30  # characters of all cells of a column of labels, parts or paths
+_MOST_KEPT = 2**28  # bytes of row groups that are kept unpacked
 _URL = re.compile(r"(?:[a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
-_NOT_A_NUMBER = frozenset({"", "na", "nan", "null", "none", "n/a"})
+_NO_LABEL = frozenset({"", "nan"})  # as gaps are written by other programs; "none" and "null" are classes to some people
 
 
 def list_table(path: Path, columns: Columns | None = None, *, labelled: bool = True) -> Listing:
@@ -72,8 +79,8 @@ def list_table(path: Path, columns: Columns | None = None, *, labelled: bool = T
             (
                 f"{path.name} line {line}",
                 files.find(row.get(image), f"{path} line {line}"),
-                row.get(label or ""),
-                row.get(part or ""),
+                None if label is None else row.get(label),
+                None if part is None else row.get(part),
             )
             for line, row in rows
         ],
@@ -122,20 +129,28 @@ def label_in(value: object, where: str, class_names: Sequence[str] | None = None
     """
     if isinstance(value, str):
         text = value.strip()
-        whole = re.fullmatch(r"(-?[0-9]{1,9})\.0*", text)  # what became of a column of numbers with gaps
-        return whole[1] if whole else (None if text.casefold() in _NOT_A_NUMBER else text)
+        number = number_in(text)
+        if number is None:
+            return None if text.casefold() in _NO_LABEL else text
+        _refuse_negative(number, where)
+        return text.partition(".")[0]
     if value is None or value != value:
         return None
     if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
         raise DataError(f"{where}: label {str(value)[:80]!r} is neither a name nor a whole number")
     number = int(value)
-    if number < 0:
-        raise DataError(f"{where}: label {number} is no number of a class, which start at 0; leave pictures without a class out")
+    _refuse_negative(number, where)
     if class_names is None:
         return number
     if number >= len(class_names):
         raise DataError(f"{where}: label {number} has no name; the names that are there go from 0 to {len(class_names) - 1}")
     return class_names[number]
+
+
+def _refuse_negative(number: int, where: str) -> None:
+    if number < 0:
+        shown = str(number)[:80]
+        raise DataError(f"{where}: label {shown} is no number of a class, which start at 0; leave pictures without a class out")
 
 
 def _in_full(path: Path) -> Path:
@@ -157,13 +172,12 @@ class _Files:
         name = cell.strip()
         if _URL.match(name):
             raise DataError(f"{where}: {name[:200]} is an address; pictures are not fetched, so download them and name the files")
+        if "\0" in name:
+            raise DataError(f"{where}: {name[:200]!r} is not the path of a file")
         path = self._inside(name)
         if not path.is_file() and "\\" in name:  # a table made on Windows
             path = self._inside(name.replace("\\", "/"))
-        try:
-            if not path.is_file():
-                self._missing.append((where, path))
-        except ValueError:
+        if not path.is_file():
             self._missing.append((where, path))
         self._found.add(path.parent)
         return path
@@ -280,58 +294,134 @@ class ParquetPicture(StoredPicture):
         file: the Parquet file.
         column: holds bytes, or ``{bytes, path}`` as Hugging Face writes it.
         group, row: the row group, and the row in it.
+        state: of the file when it was listed.
     """
 
     name: str
     file: Path
+    state: FileState
     column: str
     group: int
     row: int
 
     def read(self) -> bytes:
-        # The pictures of a group are unpacked together, so they are kept for the neighbours. A process that was forked must not
-        # share the file that its parent opened.
-        with _reading(os.getpid()):
-            values = _parquet_group(self.file, self.column, self.group, os.getpid())
-        if self.row >= len(values):
-            raise DataError(f"{self.name}: {self.file} has changed since it was listed; start again")
-        return stored_bytes(values[self.row].as_py(), self.name, self.file.parent)
+        refuse_changed(self.name, self.file, self.state, file_state(self.file))
+        values = _unpacked(os.getpid()).group(self)
+        return stored_bytes(values[self.row], self.name, self.file.parent)
+
+
+class _TooLarge(DataError):
+    """A row group that is never unpacked."""
+
+
+class _Unpacked:
+    """Row groups that were read last. The pictures of a group are unpacked together, so they are kept for their neighbours: as
+    many groups as have room, and always the last one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # one group is read at a time
+        self._groups: OrderedDict[tuple[Path, FileState, str, int], pyarrow.ChunkedArray] = OrderedDict()
+        self._refused: dict[tuple[Path, FileState, str, int], str] = {}  # else each picture would take as long to refuse
+
+    def group(self, picture: ParquetPicture) -> pyarrow.ChunkedArray:
+        """The column of the row group that a picture lies in."""
+        key = (picture.file, picture.state, picture.column, picture.group)
+        with self._lock:
+            if key in self._refused:
+                raise _TooLarge(self._refused[key])
+            if key not in self._groups:
+                try:
+                    values = _parquet_group(picture.file, picture.column, picture.group)
+                except _TooLarge as problem:
+                    self._refused[key] = str(problem)
+                    raise
+                refuse_changed(picture.name, picture.file, picture.state, file_state(picture.file))
+                self._groups[key] = values
+            self._groups.move_to_end(key)
+            while len(self._groups) > 1 and sum(one.get_total_buffer_size() for one in self._groups.values()) > _MOST_KEPT:
+                self._groups.popitem(last=False)
+            return self._groups[key]
 
 
 @lru_cache(maxsize=1)
-def _reading(process: int) -> threading.Lock:
-    """One group is read at a time. The lock is a process's own: a forked one may be born while its parent holds it."""
-    return threading.Lock()
+def _unpacked(process: int) -> _Unpacked:
+    """A process has its own: a forked one may be born while its parent holds the lock."""
+    return _Unpacked()
 
 
-@lru_cache(maxsize=2)
-def _parquet_group(file: Path, column: str, group: int, process: int) -> pyarrow.ChunkedArray:
+def _parquet_group(file: Path, column: str, group: int) -> pyarrow.ChunkedArray:
     import pyarrow
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(file) as opened:
-            return opened.read_row_group(group, columns=[column]).column(column)
+            # Few rows at a time: a value that many rows share is stored once, so they may be larger than the file by any factor.
+            chunks: list[pyarrow.Array] = []
+            size = 0
+            for batch in opened.iter_batches(_rows_at_once([opened.metadata.row_group(group)], column), [group], [column]):
+                size += batch.nbytes
+                _refuse_large_group(file, group, size)
+                chunks.append(batch.column(0))
+            return pyarrow.chunked_array(chunks, opened.schema_arrow.field(column).type)
     except (pyarrow.ArrowException, OSError, IndexError, KeyError) as problem:
         raise DataError(f"{file} cannot be read: {one_line(problem)}") from problem
 
 
-def stored_bytes(value: object, name: str, folder: Path) -> bytes:
+def _rows_at_once(groups: Sequence[Any], column: str) -> int:
+    """How many rows of a column may be unpacked together: each value is at most as large as all that its row group stores."""
+    largest = max((_stored_size(group, column) for group in groups), default=0)
+    return max(1, min(_MOST_ROWS_AT_ONCE, _MOST_AT_ONCE // max(1, largest)))
+
+
+def _stored_size(group: Any, column: str) -> int:
+    """Bytes of a column in a row group, of which a value that many rows share counts once."""
+    chunks = (group.column(place) for place in range(group.num_columns))
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
+
+
+def stored_bytes(cell: pyarrow.Scalar, name: str, folder: Path) -> bytes:
     """The bytes of a cell that holds them, as ``{bytes, path}`` or alone; of a cell with a path alone those of that file.
 
     Raises:
-        DataError: the cell is empty, or the path is an address or cannot be read.
+        DataError: the cell is empty, or the path is an address, is not UTF-8 or cannot be read.
     """
+    try:
+        value = cell.as_py()
+    except UnicodeDecodeError as problem:
+        raise DataError(f"{name}: the path of its file is not UTF-8; write it anew") from problem
     fields = value if isinstance(value, dict) else {"bytes": value}
     content, path = fields.get("bytes"), fields.get("path")
     if isinstance(content, bytes):
         return content
     if content is None and isinstance(path, str) and path and not _URL.match(path):
         try:
-            return (folder / path).read_bytes()
-        except (OSError, ValueError) as problem:
-            raise DataError(f"{name}: its file {folder / path} cannot be read; is it elsewhere?") from problem
+            return file_bytes(folder / path)
+        except DataError as problem:
+            raise DataError(f"{name}: its file cannot be read; is it elsewhere? {problem}") from problem
     raise DataError(f"{name} holds no picture; fill the cell or leave the row out")
+
+
+def plain_values(arrays: Iterable[pyarrow.Array], column: str, source: object) -> list[Any]:
+    """The cells of a column, given a few rows at a time.
+
+    Raises:
+        DataError: they hold no UTF-8 text, or more than a column of labels or paths ever does.
+    """
+    cells: list[Any] = []
+    size = 0
+    try:
+        for array in arrays:
+            for start in range(0, len(array), _MOST_ROWS_AT_ONCE):
+                some = array.slice(start, _MOST_ROWS_AT_ONCE).to_pylist()
+                size += sum(len(cell) for cell in some if isinstance(cell, str | bytes | list | dict))
+                if size > _MOST_TEXT:
+                    raise DataError(
+                        f"{source}: column {column!r} holds more than {_MOST_TEXT:,} characters; is it the right one?"
+                    )
+                cells += some
+    except UnicodeDecodeError as problem:
+        raise DataError(f"{source}: column {column!r} holds text that is not UTF-8; write it anew") from problem
+    return cells
 
 
 def class_names_in(schema: pyarrow.Schema, label: str) -> tuple[str, ...] | None:
@@ -349,6 +439,7 @@ def _list_parquet(path: Path, columns: Columns, labelled: bool) -> Listing:
     import pyarrow
     from pyarrow import parquet
 
+    state = file_state(path)  # before it is read: what is written meanwhile is noticed
     try:
         with parquet.ParquetFile(path) as file:
             schema, groups = file.schema_arrow, file.metadata
@@ -360,8 +451,14 @@ def _list_parquet(path: Path, columns: Columns, labelled: bool) -> Listing:
                 _refuse_other_types(path, image, schema.field(image).type)
                 _refuse_large_groups(path, image, groups)
             wanted = [name for name in (image if is_text else None, label, part) if name is not None]
-            cells: Mapping[str, list[object]] = file.read(columns=wanted).to_pydict() if wanted else {}
-            sizes = [groups.row_group(number).num_rows for number in range(groups.num_row_groups)]
+            row_groups = [groups.row_group(number) for number in range(groups.num_row_groups)]
+            sizes = [group.num_rows for group in row_groups]
+            cells = {
+                name: plain_values(
+                    (batch.column(0) for batch in file.iter_batches(_rows_at_once(row_groups, name), columns=[name])), name, path
+                )
+                for name in wanted
+            }
     except (pyarrow.ArrowException, OSError) as problem:
         raise DataError(f"{path} is no Parquet file that can be read: {one_line(problem)}") from problem
     files = _Files(path.parent)
@@ -372,7 +469,7 @@ def _list_parquet(path: Path, columns: Columns, labelled: bool) -> Listing:
         picture: Path | StoredPicture = (
             files.find(cells[image][number], where)
             if is_text
-            else ParquetPicture(name=f"{path.name}/{number}", file=path, column=image, group=group, row=row)
+            else ParquetPicture(name=f"{path.name}/{number}", file=path, state=state, column=image, group=group, row=row)
         )
         rows.append((where, picture, cells[label][number] if label else None, cells[part][number] if part else None))
     if not rows:
@@ -400,13 +497,14 @@ def _refuse_other_types(path: Path, column: str, kind: pyarrow.DataType) -> None
 
 def _refuse_large_groups(path: Path, column: str, metadata: Any) -> None:
     for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        chunks = (group.column(place) for place in range(group.num_columns))
-        size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
-        if size > _LARGEST_GROUP:
-            raise DataError(
-                f"{path}: row group {number} holds {size:,} bytes of pictures, which are read together; write it anew with 100 rows a group"
-            )
+        _refuse_large_group(path, number, _stored_size(metadata.row_group(number), column))
+
+
+def _refuse_large_group(path: Path, number: int, size: int) -> None:
+    if size > _LARGEST_GROUP:
+        raise _TooLarge(
+            f"{path}: row group {number} holds {size:,} bytes of pictures or more, which are read together; write it anew with 100 rows a group"
+        )
 
 
 def one_line(problem: Exception) -> str:

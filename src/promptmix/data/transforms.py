@@ -58,7 +58,7 @@ def augmented_view(
     generator: np.random.Generator,
     resize_part: ResizePart = _resize_part,
 ) -> UInt8[np.ndarray, "crop crop 3"]:
-    """A random part of an RGB picture, resized to ``crop`` pixels square (bicubic) and perhaps mirrored.
+    """A random part of an RGB picture, resized to ``crop`` pixels square and perhaps mirrored.
 
     The part has between ``min_scale`` and all of the area and a ratio of 3:4 to 4:3, uniform in its logarithm. Where ten
     tries fit no such part into the picture, the largest one in its centre is taken.

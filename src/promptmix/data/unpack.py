@@ -23,6 +23,7 @@ from pathlib import Path, PurePath
 
 from promptmix.data.images import PICTURE_SUFFIXES
 from promptmix.data.records import PART_NAMES
+from promptmix.data.whole_tar import WholeTar
 from promptmix.errors import ConfigError, DataError, printable
 from promptmix.runtime import writing
 
@@ -31,6 +32,7 @@ __all__ = ["ARCHIVE_SUFFIXES", "Unpacked", "unpack"]
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
 
 _MOST_FILES = 2_000_000
+_MOST_GIGABYTES = 1_000_000
 _MOST_AT_ONCE = 256 << 20  # bytes that a reader of archives may ask for; the index of a zip with all these files is smaller
 _COPIED_AT_ONCE = 1 << 20
 _MOST_BEHIND = 64  # times as much is looked at behind the end of a tar, which is filled up to a whole block
@@ -82,10 +84,10 @@ def unpack(
     Raises:
         DataError: an archive or the table is missing, damaged, too large, or holds a name that leads out, a link that leads out, a
             device, a file twice or a password; or ``out`` cannot be written or is not empty.
-        ConfigError: ``max_gigabytes`` is not above 0.
+        ConfigError: ``max_gigabytes`` is not above 0, or more than a million.
     """
-    if not max_gigabytes > 0:
-        raise ConfigError(f"--max-gigabytes {max_gigabytes} must be above 0")
+    if not 0 < max_gigabytes <= _MOST_GIGABYTES:
+        raise ConfigError(f"--max-gigabytes {max_gigabytes} must be above 0, and at most {_MOST_GIGABYTES:,}")
     files = _archive_files(archives)
     classes = None if names is None else _read_names(names)
     out = Path(out).expanduser()
@@ -246,7 +248,7 @@ def _unpack_one(archive: Path, target: Path, writer: _Writer) -> None:
         with contextlib.ExitStack() as opened:
             plain: io.BufferedIOBase = raw if compression is None else opened.enter_context(compression.open(raw))
             try:
-                tar = opened.enter_context(tarfile.open(fileobj=_ModestReads(plain), mode="r:"))
+                tar = opened.enter_context(WholeTar.open(fileobj=_ModestReads(plain), mode="r:"))
             except tarfile.ReadError as problem:
                 raise DataError(f"not a tar or zip archive, or damaged ({' '.join(str(problem).split())})") from problem
             _unpack_tar(tar, target, writer)
@@ -271,6 +273,10 @@ def _unpack_tar(tar: tarfile.TarFile, target: Path, writer: _Writer) -> None:
             content = tar.extractfile(member)
         except KeyError as problem:
             raise DataError(f"member {member.name!r} is a link to {member.linkname!r}, which is not in the archive") from problem
+        except RecursionError as problem:
+            raise DataError(
+                f"member {member.name!r} is a link that leads to itself; pack the file it should lead to"
+            ) from problem
         if content is None:
             raise DataError(f"member {member.name!r} is a link to a folder; replace it by the folder itself")
         with content:

@@ -7,6 +7,7 @@ the pictures that are in memory already, and leave no process behind that could 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import Image
 
 from promptmix.backbones.configs import PreprocessConfig
 from promptmix.backbones.preprocess import resize_and_crop, resize_part
@@ -22,7 +24,7 @@ from promptmix.data.images import PictureSource, open_picture
 from promptmix.data.transforms import Augmentation, augmented_view
 from promptmix.runtime import numpy_generator
 
-__all__ = ["View", "make_views", "reading_threads", "reads_ahead", "view_names"]
+__all__ = ["View", "augmented", "make_views", "reading_threads", "reads_ahead", "view_names"]
 
 View: TypeAlias = UInt8[np.ndarray, "crop crop 3"]
 
@@ -84,5 +86,13 @@ def make_views(
             made.append(resize_and_crop(image, preprocess))
         else:
             generator = numpy_generator(seed, f"augmented view {number} of {content}")
-            made.append(augmented_view(image, preprocess.crop, augmentation, generator, resize_part))
+            made.append(augmented(image, augmentation, generator, preprocess))
     return made
+
+
+def augmented(
+    image: Image.Image, augmentation: Augmentation, generator: np.random.Generator, preprocess: PreprocessConfig
+) -> View:
+    """One augmented view of an RGB picture, resized as the backbone's pre-processing does."""
+    resize = functools.partial(resize_part, interpolation=Image.Resampling[preprocess.interpolation.upper()])
+    return augmented_view(image, preprocess.crop, augmentation, generator, resize)

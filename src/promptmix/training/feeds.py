@@ -15,10 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from promptmix.backbones.base import Backbone
-from promptmix.backbones.preprocess import resize_and_crop, resize_part
+from promptmix.backbones.preprocess import resize_and_crop
 from promptmix.data.images import PictureSource, open_picture
-from promptmix.data.transforms import Augmentation, augmented_view
-from promptmix.features.reading import View, reading_threads, reads_ahead
+from promptmix.data.transforms import Augmentation
+from promptmix.features.reading import View, augmented, reading_threads, reads_ahead
 from promptmix.runtime import numpy_generator, torch_generator
 from promptmix.structs import Batch
 
@@ -121,4 +121,4 @@ class LiveFeed:
         if is_plain:
             return resize_and_crop(picture, preprocess)
         generator = numpy_generator(self._seed, f"view of picture {row} in epoch {epoch}")
-        return augmented_view(picture, preprocess.crop, self._augmentation, generator, resize_part)
+        return augmented(picture, self._augmentation, generator, preprocess)

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.backbone_files import write_open_clip
 
 from promptmix.backbones.hub import is_hub_name
 from promptmix.backbones.registry import bundled_folder
@@ -72,8 +73,8 @@ def test_the_cache_is_used_without_the_network(asked: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "environment", "words"),
     [
-        ("someone/absent", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE forbids"),
-        ("someone/absent", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be downloaded"),
+        ("someone/absent", {"HF_HUB_OFFLINE": "1"}, "lacks everything of it; HF_HUB_OFFLINE forbids"),
+        ("someone/absent", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "it cannot be downloaded"),
         ("someone/small-clip@other", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE forbids"),
         ("nobody", {"HF_HUB_OFFLINE": "1"}, "there is no folder 'nobody'"),
     ],
@@ -152,12 +153,44 @@ def test_what_the_cache_lacks_is_downloaded_once_and_nothing_else(hub: str, tmp_
     assert Hub.asked == []
 
 
+@pytest.mark.parametrize("lost", ["tokenizer.json", "model.safetensors"])
+def test_a_cache_that_another_program_filled_in_part_is_completed(hub: str, tmp_path: Path, lost: str) -> None:
+    write_cache(tmp_path, "someone/small-clip", "main", tuple(name for name in FILES if name != lost))
+    offline = info("someone/small-clip", tmp_path, HF_HUB_OFFLINE="1")
+    assert offline.returncode == 5
+    assert f"lacks {'weights' if lost == 'model.safetensors' else lost} of it" in offline.stderr
+    done = info("someone/small-clip", tmp_path, HF_ENDPOINT=hub, HF_HUB_DISABLE_XET="1")
+    assert done.returncode == 0, done.stderr
+    assert {line.rpartition("/")[2] for line in Hub.asked if line.startswith("GET") and "/resolve/" in line} == {lost}
+
+
+def test_of_two_models_in_a_repository_the_one_that_can_be_read_is_fetched(hub: str, tmp_path: Path) -> None:
+    # As the image towers of timm lie beside the open_clip model they were taken from.
+    write_open_clip(tmp_path / "model")
+    names = ("open_clip_config.json", "open_clip_model.safetensors")
+    Hub.files = {name: (tmp_path / "model" / name).read_bytes() for name in names}
+    Hub.files |= {"config.json": b'{"architecture": "vit_base_patch32_clip_224"}', "model.safetensors": b"the image tower alone"}
+    done = info("someone/small-clip", tmp_path / "home", HF_ENDPOINT=hub, HF_HUB_DISABLE_XET="1")
+    assert done.returncode == 0, done.stderr
+    assert not any(line.endswith("/model.safetensors") for line in Hub.asked)
+
+
+def test_a_slip_in_the_name_of_a_folder_does_not_ask_the_hub(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    done = info("runs/clip", tmp_path / "home", HF_ENDPOINT=hub)
+    assert done.returncode == 5
+    assert "there is no folder 'runs/clip'" in done.stderr
+    assert Hub.asked == []
+
+
 def test_a_repository_that_is_not_there_or_holds_no_weights_is_one_line(hub: str, tmp_path: Path) -> None:
     done = info("someone/else", tmp_path, HF_ENDPOINT=hub)
     assert done.returncode == 5
-    assert "the hub refuses someone/else" in done.stderr
+    assert "there is no folder 'someone/else'" in done.stderr
+    assert "the hub refuses it" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     Hub.files = {"config.json": b"{}"}
     done = info("someone/small-clip", tmp_path, HF_ENDPOINT=hub)
     assert done.returncode == 5
-    assert "no weights to read" in done.stderr
+    assert "is no CLIP or SigLIP that can be read: it has config.json" in done.stderr

@@ -116,11 +116,27 @@ def test_a_damaged_program_is_one_error(program: bytes, tmp_path: Path) -> None:
     assert "a.pt" in problem_of(tmp_path / "a.pt")
 
 
-def test_a_module_that_holds_itself_is_refused(tmp_path: Path) -> None:
+def test_modules_that_hold_themselves_or_each_other_are_looked_at_once(tmp_path: Path) -> None:
     loop: dict[str, Any] = {}
     loop["self"] = loop
     write_program(tmp_path / "a.pt", pickle.dumps(loop, protocol=2))
-    assert "deep" in problem_of(tmp_path / "a.pt")
+    assert "no tensor" in problem_of(tmp_path / "a.pt")
+    # 2^60 ways lead to the last of these.
+    many: dict[str, Any] = {}
+    for _ in range(60):
+        many = {"one": many, "other": many}
+    write_program(tmp_path / "b.pt", pickle.dumps(many, protocol=2))
+    assert "no tensor" in problem_of(tmp_path / "b.pt")
+    for _ in range(10):
+        many = {"one": many}
+    write_program(tmp_path / "c.pt", pickle.dumps(many, protocol=2))
+    assert "deep" in problem_of(tmp_path / "c.pt")
+
+
+def test_a_key_that_is_no_name_is_refused(tmp_path: Path) -> None:
+    # A tuple 200,000 deep: hashing it would overflow the stack of the interpreter itself.
+    write_program(tmp_path / "a.pt", b"\x80\x02})" + b"\x85" * 200_000 + b"Ns.")
+    assert "neither a name nor a number" in problem_of(tmp_path / "a.pt")
 
 
 def test_a_tensor_must_fit_its_storage(tmp_path: Path) -> None:
@@ -137,8 +153,9 @@ def test_a_tensor_must_fit_its_storage(tmp_path: Path) -> None:
 def test_numbers_that_are_missing_or_compressed_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     torch.save({"weight": torch.ones(1000)}, path)
-    rewrite(path, lambda name, content: content, zipfile.ZIP_DEFLATED)
-    assert "compressed" in problem_of(path)
+    for compression in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        rewrite(path, lambda name, content: content, compression)
+        assert "compressed" in problem_of(path)
     torch.save({"weight": torch.ones(1000)}, path)
     rewrite(path, lambda name, content: None if name.endswith("data/0") else content)
     assert "damaged" in problem_of(path)

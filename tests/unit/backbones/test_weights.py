@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.backbone_files import SMALL_TOKENIZER
 from torch import Tensor
 
 from promptmix.backbones.base import Backbone, build_vision_tower
@@ -59,7 +60,7 @@ def write(folder: Path, vision: dict[str, Any] = TRANSFORMER) -> dict[str, torch
     )
     towers = towers_of(config)
     folder.mkdir(exist_ok=True)
-    tokenizer = (bundled_folder() / "tokenizer.json").read_text(encoding="utf-8")
+    tokenizer = SMALL_TOKENIZER.read_text(encoding="utf-8")
     save_folder(folder, config, towers, torch.tensor(3.0), tokenizer)
     return towers
 
@@ -161,6 +162,25 @@ def test_a_scale_of_many_numbers_is_refused(tmp_path: Path) -> None:
     assert "logit_scale is (3,)" in problem_of(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (torch.full((8, 16), float("nan")), "not finite"),
+        (torch.zeros(8, 16, dtype=torch.int8), "int8"),
+        (torch.zeros(8, 16, dtype=torch.complex64), "complex64"),
+    ],
+)
+def test_weights_that_are_no_finite_numbers_are_named(value: Tensor, words: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    change_tensors(tmp_path, lambda tensors: tensors.update({"text.projection.weight": value}))
+    message = problem_of(tmp_path)
+    assert "text.projection.weight" in message
+    assert words in message
+    write(tmp_path)
+    change_tensors(tmp_path, lambda tensors: tensors.update(logit_scale=torch.tensor(1000.0)))
+    assert "logit_scale is 1000" in problem_of(tmp_path)
+
+
 @pytest.mark.parametrize("kept", [0, 4, 100, -1])
 def test_weights_cut_short_are_named(kept: int, tmp_path: Path) -> None:
     write(tmp_path)
@@ -196,6 +216,13 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
             lambda content: content["vision"].update(patch_size=64),
             ("vision.patch_embedding.weight", "(16, 3, 16, 16)", "(16, 3, 64, 64)"),
         ),
+        (lambda content: content["text"].update(layers=10_000_000), ("text.layers", "1000")),
+        (lambda content: content["text"].update(width=10**30), ("text.width",)),
+        (lambda content: content["text"].update(vocabulary_size=9_000_000), ("text.token_embedding.weight", "(9000000, 16)")),
+        (lambda content: content["vision"].update(patch_size=10**9), ("vision.patch_size",)),
+        (lambda content: content["preprocess"].update(resize=1_000_000), ("preprocess.resize",)),
+        (lambda content: content["preprocess"].update(resize=16), ("preprocess", "16 pixels", "32 cannot be cut")),
+        (lambda content: content["preprocess"].update(resize=True), ("resize is True, not a number",)),
         (lambda content: content["preprocess"].update(mean=[0.5]), ("preprocess.mean",)),
         (lambda content: content["preprocess"].update(standard_deviation=[0, 1, 1]), ("standard_deviation",)),
         (lambda content: content.update(text=[]), ("text",)),

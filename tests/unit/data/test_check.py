@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promptmix.data.check import Report, check_pictures, look_at, read_leniently
+from promptmix.data.check import Look, Report, check_pictures, look_at, read_leniently, same_pictures
+from promptmix.data.duplicates import sketch
 from promptmix.data.findings import LEVELS, Finding
 from promptmix.data.images import StoredPicture
 from promptmix.data.pictograms import draw_set
@@ -133,6 +134,23 @@ def test_what_is_done_with_odd_pictures_is_said(photos: Path) -> None:
         **dict.fromkeys(("tiny", "blank"), "warning"),
         **dict.fromkeys(("small", "long", "frames", "transparent", "turned", "cmyk", "deep", "unbalanced"), "note"),
     }
+
+
+def test_what_becomes_of_long_pictures_depends_on_the_backbone(photos: Path) -> None:
+    with Image.open(next((photos / "cat").iterdir())) as drawn:
+        drawn.resize((80, 400)).save(photos / "cat" / "long.png")
+    assert "only the square in the middle is seen" in finding(checked(photos), "long").advice
+    squeezed = finding(checked(photos, resize_mode="squash"), "long")
+    assert "squeezes them into a square" in squeezed.advice
+    assert "middle" not in squeezed.advice
+
+
+def test_pictures_without_a_sketch_do_not_shift_the_others() -> None:
+    generator = np.random.default_rng(0)
+    one, other = (sketch(Image.fromarray(generator.integers(0, 256, (32, 32, 3), np.uint8))) for _ in range(2))
+    sketches = [other, None, one, None, one]
+    looks = [Look(content=f"file:{place}", sketch=found) for place, found in enumerate(sketches)]
+    assert same_pictures([*looks, looks[0]]) == ([[0, 5]], [[2, 4]])
 
 
 def test_huge_pictures_are_slow(photos: Path) -> None:

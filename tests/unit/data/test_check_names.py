@@ -142,3 +142,8 @@ def test_the_drawn_classes_have_good_names() -> None:
 def test_names_that_differ_in_digits_are_not_similar() -> None:
     names = [f"model {letter}{number} of the maker" for letter in "abcdefghij" for number in range(100, 200)]
     assert check_names(names, knows_all, 60) == []
+
+
+def test_a_name_that_is_not_utf_8_is_found_and_nothing_else_breaks() -> None:
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    assert found([name, "cat"], "unusable_names") == [(name,)]

@@ -99,3 +99,9 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_numbers_may_be_no_places() -> None:
     assert ClassList({"cat": (), "dog": ()}, numbers=False).place(1) is None
+
+
+def test_an_empty_label_is_told_with_its_file(tmp_path: Path) -> None:
+    message = refused(written(tmp_path, "classes.yaml", "null: cat\ndog: dog\n"))
+    assert "classes.yaml" in message
+    assert "a label is empty, that of 'cat'" in message

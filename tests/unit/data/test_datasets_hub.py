@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -108,11 +110,40 @@ def test_damaged_folders_are_one_line(datasets: Any, tmp_path: Path) -> None:
     (tmp_path / "pets" / "state.json").write_text("{")
     assert "is no data set that can be read" in refused(tmp_path / "pets")
     assert isinstance(picture, datasets_hub.ArrowPicture)
-    gone = datasets_hub.ArrowPicture(name="pets/0", file=tmp_path / "gone.arrow", column="photo", row=0)
-    late = datasets_hub.ArrowPicture(name="pets/9", file=picture.file, column="photo", row=9)
-    for one, words in ((gone, "cannot be read"), (late, "has changed")):
-        with pytest.raises(DataError, match=words):
-            one.read()
+    picture.file.unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        picture.read()
+
+
+def test_a_saved_data_set_that_changes(datasets: Any, tmp_path: Path) -> None:
+    data_set(datasets, [0, 1]).save_to_disk(tmp_path / "pets")
+    listed = read_pictures(tmp_path / "pets").pictures
+    assert content_key(listed[0]) == content_key(png(0))
+    # Another file of the same size in its place: it was mapped, so it must not be written over.
+    data_set(datasets, [1, 0], first=1).save_to_disk(tmp_path / "new")
+    (file,), (new,) = ([*(tmp_path / name).glob("*.arrow")] for name in ("pets", "new"))
+    os.utime(new, ns=(0, 0))
+    new.replace(file)
+    for picture in listed:
+        with pytest.raises(DataError, match="has changed since it was listed; start again"):
+            content_key(picture)
+    again = read_pictures(tmp_path / "pets")
+    assert [(content_key(record.picture), record.label) for record in again.records] == [
+        (content_key(png(1)), 1),
+        (content_key(png(2)), 0),
+    ]
+
+
+def test_a_usual_name_counts_for_more_than_a_kind(datasets: Any, tmp_path: Path) -> None:
+    cells = [{"bytes": png(number), "path": None} for number in range(2)]
+    quality = datasets.ClassLabel(names=["good", "bad"])
+    texts = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string"), "quality": quality})
+    built = datasets.Dataset.from_dict({"image": cells, "label": ["cat", "dog"], "quality": [1, 0]}, features=texts)
+    built.save_to_disk(tmp_path / "pets")
+    assert read_pictures(tmp_path / "pets").class_names == ("cat", "dog")
+    # What has a usual name but can hold no label, such as boxes, is passed over.
+    built.remove_columns("label").add_column("target", [[1, 2], [3, 4]]).save_to_disk(tmp_path / "boxes")
+    assert read_pictures(tmp_path / "boxes").class_names == ("good", "bad")
 
 
 @pytest.mark.parametrize("source", ["hf:", "hf:a/b/c", "hf:a b", "hf:owner/name@", "hf:../up/down", "hf://datasets/a/b"])
@@ -148,8 +179,82 @@ def test_the_hub_is_asked_for_what_was_named(datasets: Any, tmp_path: Path, monk
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError("not cached")))
     assert refused("hf:owner/pets@v1").startswith("hf:owner/pets@v1 cannot be had: no route; check name")
     assert asked[2:] == [("owner/pets", {"revision": "v1", "timeout": 10.0})]
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def downloaded(datasets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a data set as it lies in the cache of Hugging Face once it was downloaded."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    source = tmp_path / "pets"
+    for label, name in enumerate(("cat", "dog")):
+        (source / "train" / name).mkdir(parents=True)
+        (source / "train" / name / "1.png").write_bytes(png(label))
+    made = datasets.load_dataset("imagefolder", data_dir=str(source), cache_dir=str(tmp_path / "made"))
+    files = Path(made["train"].cache_files[0]["filename"]).parent
+    folder = tmp_path / "cache" / "owner___pets" / "default" / "0.0.0" / COMMIT
+    folder.mkdir(parents=True)
+    for file in files.iterdir():
+        to = folder / file.name.replace("imagefolder", "pets")
+        to.write_bytes(file.read_bytes())
+    notes = json.loads((folder / "dataset_info.json").read_text())
+    notes |= {"config_name": "default", "dataset_name": "pets", "builder_name": "cache"}
+    (folder / "dataset_info.json").write_text(json.dumps(notes))
+    return "hf:owner/pets"
+
+
+class _Answers:
+    """A hub that says nothing, or no."""
+
+    problem: Exception
+
+    def dataset_info(self, name: str, **options: object) -> None:
+        raise self.problem
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_what_was_downloaded_is_used_where_the_hub_does_not_answer(
+    downloaded: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, datasets: Any, online: bool
+) -> None:
+    import huggingface_hub
+
+    if online:
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub, "HfApi", _Answers)
+        monkeypatch.setattr(_Answers, "problem", OSError("no route"), raising=False)
+    with caplog.at_level(logging.WARNING, logger="promptmix"):
+        pictures = read_pictures(downloaded)
+    assert (pictures.class_names, pictures.labels) == (("cat", "dog"), (0, 1))
+    assert [content_key(picture) for picture in pictures.pictures] == [content_key(png(0)), content_key(png(1))]
+    assert str(pictures.root) == f"hf:owner/pets@{COMMIT}"
+    said = f"hf:owner/pets: the hub does not answer; what was downloaded last is used, {COMMIT}"
+    assert [one for one in caplog.messages if one.startswith("hf:")] == ([said] if online else [])
+    assert datasets.config.HF_HUB_OFFLINE is not online
+    assert read_pictures(f"{downloaded}@{COMMIT}").root == pictures.root
+    other = COMMIT[::-1]
+    assert f"downloaded last is of commit {COMMIT}, and another cannot be had" in refused(f"{downloaded}@{other}")
+    caplog.clear()
+    read_pictures(f"{downloaded}@v1")
+    assert f"is of commit {COMMIT}; whether this is v1 cannot be known without the network" in caplog.text
+
+
+def test_a_no_of_the_hub_is_a_no(downloaded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    problem = OSError("404 no such data set")
+    problem.response = SimpleNamespace(status_code=404)  # type: ignore[attr-defined]
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "HfApi", _Answers)
+    monkeypatch.setattr(_Answers, "problem", problem, raising=False)
+    assert refused(downloaded).startswith("hf:owner/pets cannot be had: 404 no such data set; check name")
+    problem.response.status_code = 503  # type: ignore[attr-defined]
+    assert len(read_pictures(downloaded)) == 2
 
 
 def test_a_folder_that_would_be_taken_for_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

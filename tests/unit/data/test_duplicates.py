@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from promptmix.data.duplicates import MOST_DIFFERENT_BITS, Sketch, look_alikes, near_pairs, sketch
 from promptmix.data.images import open_picture
-from promptmix.data.pictograms import CLASS_NAMES, UNSEEN_STYLES, draw_set
+from promptmix.data.pictograms import CLASS_NAMES, draw_set
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -71,7 +71,7 @@ def test_no_pairs_of_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def drawn() -> list[Image.Image]:
-    return [one.image for one in draw_set(CLASS_NAMES[:60:3], UNSEEN_STYLES[:3], 1, 5)]
+    return [one.image for one in draw_set(CLASS_NAMES[:60:3], ("chalk", "neon", "stamp"), 1, 5)]
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

@@ -58,8 +58,11 @@ def test_the_same_seed_the_same_split_and_zero_is_a_seed(root: Path) -> None:
     parts = read_parts(root)
     backwards = {"train": parts["train"].subset(range(len(parts["train"]) - 1, -1, -1))}
     one = make_split(parts, seed=0)
-    assert make_split(backwards, seed=0) == one
-    assert make_split(parts, seed=1) != one
+    assert parts_of(make_split(backwards, seed=0), root) == parts_of(one, root)
+    assert parts_of(make_split(parts, seed=1), root) != parts_of(one, root)
+    # Pictures keep the order of their source, as tables are quick to read in no other.
+    order = parts["train"].records.index
+    assert all(sorted(part.records, key=order) == list(part.records) for part in one.parts.values())
     assert make_split(parts).parts["test"].counts() == (2, 4, 0)
 
 
@@ -93,6 +96,35 @@ def test_copies_stay_on_one_side(root: Path, seed: int) -> None:
     assert made.kept_together == 15
     assert made.parts["test"].counts()[1] <= 0.4 * 31
     assert made.parts["val"].counts()[1] <= 0.2 * 31
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("shots", [None, 3])
+def test_look_alikes_of_two_classes_stay_on_one_side(root: Path, seed: int, shots: int | None) -> None:
+    for number in range(9):
+        size = (96, 96) if number % 2 else (80, 80)
+        Image.open(root / "dog" / f"{number}.png").resize(size, Image.Resampling.BICUBIC).save(
+            root / "cat" / f"near {number}.png"
+        )
+    parts = read_parts(root)
+    made = make_split(parts, shots=shots, hold_out=None if shots else 0.4, val=0.2, seed=seed)
+    sides = parts_of(made, root)
+    side = {name: part for part, names in sides.items() for name in names}
+    left_out = {str(Path(name).relative_to(root)) for name in made.copies}
+    assert not left_out & side.keys()
+    for number in range(9):
+        pair = {f"dog/{number}.png", f"cat/near {number}.png"}
+        assert len({side[name] for name in pair - left_out}) <= 1
+        assert pair - left_out <= side.keys()
+    assert len(side) + len(left_out) == 44
+    if shots is None:
+        assert (left_out, made.kept_together) == (set(), 18)
+        for label, count in enumerate(parts["train"].counts()):
+            assert made.parts["test"].counts()[label] <= 0.4 * count
+            assert made.parts["val"].counts()[label] <= 0.2 * count
+    else:
+        assert made.parts["train"].counts() == (3, 3, 3)
+        assert named(made.parts["train"], root) == named(sample_shots(parts["train"], 3, seed).pictures, root)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -171,3 +203,9 @@ def test_the_split_can_be_written_and_read(tmp_path: Path, root: Path) -> None:
     made = make_split(read_parts(root), val=0.1)
     write_split(tmp_path / "split.json", made.parts)
     assert read_split(tmp_path / "split.json", root) == made.parts
+
+
+def test_shares_that_leave_nothing_to_learn_from(root: Path) -> None:
+    # The share that is tested on where none is named counts too.
+    with pytest.raises(DataError, match=r"--hold-out 0\.2 and --val 0\.9 .*left to learn from for cat, dog; give smaller"):
+        make_split(read_parts(root), val=0.9)

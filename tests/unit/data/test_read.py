@@ -80,6 +80,18 @@ def test_folders_beside_the_parts_are_left_out_and_named(tmp_path: Path, caplog:
     assert read_pictures(tmp_path / "cars").class_names == ("bus", "test", "train")
 
 
+@pytest.mark.parametrize("names", [("test",), ("val", "test"), ("Validation", "testing")])
+def test_parts_without_a_train_part(tmp_path: Path, names: tuple[str, ...]) -> None:
+    put(*(tmp_path / part / name / "1.png" for part in names for name in ("cat", "dog")))
+    parts = read_parts(tmp_path)
+    assert list(parts) == (["test"] if len(names) == 1 else ["val", "test"])
+    assert {part.class_names for part in parts.values()} == {("cat", "dog")}
+    # Folders that hold pictures right away are classes, and so they are where one of another name is beside them.
+    put(tmp_path / "flat/val/1.png", tmp_path / "flat/test/1.png", tmp_path / "more/val/cat/1.png", tmp_path / "more/bus/1.png")
+    assert read_pictures(tmp_path / "flat").class_names == ("test", "val")
+    assert read_pictures(tmp_path / "more").class_names == ("bus", "val")
+
+
 def test_one_part_by_name(tmp_path: Path) -> None:
     put(*(tmp_path / part / name / "1.png" for part in ("train", "validation") for name in ("cat", "dog")))
     assert named(read_pictures(tmp_path, part="validation")) == named(read_pictures(tmp_path, part="val"))
@@ -173,3 +185,11 @@ def test_an_empty_archive_of_unlabelled_pictures(tmp_path: Path) -> None:
         archive.addfile(tarfile.TarInfo("notes.txt"), io.BytesIO())
     with pytest.raises(DataError, match="holds no picture"):
         list_any_pictures(tmp_path / "d.tar")
+
+
+def test_a_long_label_is_cut_in_messages(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"a picture")
+    (tmp_path / "pets.csv").write_text(f"path,label\n0.png,{'x' * 100_000}\n", encoding="utf-8")
+    with pytest.raises(DataError, match="is not a known class") as caught:
+        read_parts(tmp_path / "pets.csv", class_names=["cat", "dog"])
+    assert len(str(caught.value)) < 600

@@ -103,3 +103,13 @@ def test_a_class_name_that_is_not_text() -> None:
     # Where the tests check types, the argument is refused before it gets that far.
     with pytest.raises((DataError, TypeCheckError), match="3"):
         check_class_names([3, 3])  # type: ignore[list-item]
+
+
+def test_invisible_signs_make_no_name_and_no_other_name() -> None:
+    for nothing in ("\u200b", "\ufeff", "\u200b \u2060"):
+        with pytest.raises(DataError, match="is empty; give it letters"):
+            check_class_names(["cat", nothing])
+    with pytest.raises(DataError, match="are the same name"):
+        check_class_names(["cat", "cat \u200b"])
+    family = "👩\u200d👧"  # joined by an invisible sign, which is kept
+    assert check_class_names([family, "cat"])[0] == family

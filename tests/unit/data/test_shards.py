@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -15,9 +16,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from promptmix.data.images import content_key, open_picture
+from promptmix.data.images import content_key, file_state, open_picture
 from promptmix.data.listing import Columns
-from promptmix.data.read import read_parts, read_pictures
+from promptmix.data.read import list_any_pictures, read_parts, read_pictures
 from promptmix.data.records import PictureSet
 from promptmix.data.shards import TarPicture, find_shards
 from promptmix.data.splits import read_split, write_split
@@ -177,9 +178,15 @@ def test_names_of_shards_say_parts(tmp_path: Path) -> None:
     tar(tmp_path / "pets-val-0000.tar", "1.png", ("1.cls", "dog"))
     assert {name: len(part) for name, part in read_parts(tmp_path).items()} == {"train": 2, "val": 1}
     assert list(read_parts(f"{tmp_path}/pets-train-*.tar")) == ["train"]
-    # A name that says nothing leaves all of them one source; a word within a word is no part.
+    # A name that says nothing is not guessed at; a word within a word is no part.
     tar(tmp_path / "latest.tar", "1.png", ("1.cls", "dog"))
-    assert {name: len(part) for name, part in read_parts(tmp_path).items()} == {"train": 4}
+    message = refused(tmp_path)
+    assert message.startswith(
+        f"{tmp_path / 'latest.tar'} is in no part, but others are by their names, such as pets-train-0000.tar"
+    )
+    # Where one part alone is named, there is nothing to keep apart.
+    (tmp_path / "pets-val-0000.tar").unlink()
+    assert {name: len(part) for name, part in read_parts(tmp_path).items()} == {"train": 3}
 
 
 def test_folders_of_shards_say_parts(tmp_path: Path) -> None:
@@ -270,7 +277,7 @@ def test_files_that_are_missing_damaged_or_no_tar(tmp_path: Path) -> None:
     assert "must count up" in refused(f"{tmp_path}/{{2..0}}.tar")
     assert "at most 100,000 files" in refused(f"{tmp_path}/{{0..99}}{{0..9999}}.tar")
     (tmp_path / "text.tar").write_text("no tar" * 500)
-    assert "is no tar file or is damaged" in refused(tmp_path / "text.tar")
+    assert "is no tar file, or is cut off or damaged" in refused(tmp_path / "text.tar")
     (tmp_path / "empty.tar").write_bytes(b"")
     assert "empty.tar" in refused(tmp_path / "empty.tar")
 
@@ -280,17 +287,66 @@ def test_a_cut_archive_tells_when_its_picture_is_read(tmp_path: Path) -> None:
     first, second = read_pictures(path).pictures
     assert isinstance(second, TarPicture)
     path.write_bytes(path.read_bytes()[: second.offset + 10])
-    assert open_picture(first).size == (4, 4)
+    for picture in (first, second):
+        with pytest.raises(DataError, match=r"a\.tar/(cat/1|dog/2)\.png: .*a\.tar has changed since it was listed"):
+            open_picture(picture)
+    now = dataclasses.replace(second, state=file_state(path))  # as where the end is not there yet
     with pytest.raises(DataError, match=r"a\.tar/dog/2\.png is cut off"):
-        open_picture(second)
+        open_picture(now)
     path.unlink()
     with pytest.raises(DataError, match=r"a\.tar/cat/1\.png cannot be read"):
         content_key(first)
 
 
+def test_an_archive_that_changes(tmp_path: Path) -> None:
+    path = tar(tmp_path / "a.tar", ("cat/1.png", png(1)), ("dog/2.png", png(2)))
+    listed = read_pictures(path).pictures
+    os.utime(tar(path, ("dog/2.png", png(2)), ("cat/1.png", png(1))), ns=(0, 0))
+    for picture in listed:
+        with pytest.raises(DataError, match="has changed since it was listed; start again"):
+            content_key(picture)
+    assert {str(one): content_key(one) for one in read_pictures(path).pictures} == {
+        "a.tar/cat/1.png": content_key(png(1)),
+        "a.tar/dog/2.png": content_key(png(2)),
+    }
+
+
+def put(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png())
+
+
+@pytest.mark.parametrize("where", ["backup.tar", "train/backup.tar"])
+@pytest.mark.parametrize("parts", [False, True])
+def test_an_archive_unpacked_where_it_lies(tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str, parts: bool) -> None:
+    if not parts:
+        put(tmp_path / "cat/1.png", tmp_path / "dog/1.png")
+        where = "backup.tar"
+    else:
+        put(*(tmp_path / part / name / "1.png" for part in ("train", "test") for name in ("cat", "dog")))
+    tar(tmp_path / where, "old/1.png", "older/2.png")
+    with caplog.at_level(logging.WARNING):
+        found = read_parts(tmp_path)
+    assert {name: part.class_names for name, part in found.items()} == dict.fromkeys(found, ("cat", "dog"))
+    assert list(found) == (["train", "test"] if parts else ["train"])
+    assert caplog.messages == [f"{tmp_path} holds folders of pictures, so the tar files in it were left out: {tmp_path / where}"]
+    assert list_any_pictures(tmp_path) == sorted(tmp_path.rglob("*.png"))
+
+
+def test_pictures_beside_shards_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tar(tmp_path / "train" / "0.tar", "cat/1.png", "dog/2.png")
+    tar(tmp_path / "test" / "0.tar", "cat/1.png")
+    put(tmp_path / "train" / "preview.png")
+    (tmp_path / "test" / "empty").mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert {name: len(part) for name, part in read_parts(tmp_path).items()} == {"train": 2, "test": 1}
+    assert caplog.messages == [f"{tmp_path}: 1 pictures lie beside the tar files; left out"]
+
+
 def test_large_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tar(tmp_path / "a.tar", "cat/1.png", "dog/2.png")
-    monkeypatch.setattr("promptmix.data.shards._LARGEST_PICTURE", 10)
+    monkeypatch.setattr("promptmix.data.shards.LARGEST_FILE", 10)
     assert "a.tar/cat/1.png has" in refused(path)
     monkeypatch.undo()
     monkeypatch.setattr("promptmix.data.shards._MOST_PICTURES", 1)
@@ -319,3 +375,34 @@ def test_a_split_of_pictures_in_tar_files(tmp_path: Path) -> None:
     changed = [picture for part in read_parts(path).values() for picture in part.pictures if isinstance(picture, TarPicture)]
     with pytest.raises(DataError, match="is not the picture"):
         read_split(tmp_path / "split.json", tmp_path, changed)
+
+
+def headers(path: Path) -> list[int]:
+    with tarfile.open(path) as archive:
+        return [member.offset for member in archive]
+
+
+def test_a_tar_file_that_is_cut_between_or_in_headers_is_not_taken_for_whole(tmp_path: Path) -> None:
+    path = tar(tmp_path / "pets.tar", *(f"{name}/{number}.png" for name in ("cat", "dog") for number in range(3)))
+    whole = path.read_bytes()
+    assert len(read_pictures(path)) == 6
+    fifth = headers(path)[4]
+    flipped = bytearray(whole)
+    flipped[fifth + 3] ^= 1
+    for damaged in (whole[:fifth], whole[: fifth + 100], bytes(flipped), whole[:fifth] + b"\0" * 100):
+        path.write_bytes(damaged)
+        assert f"cut off or damaged (at byte {fifth:,} is neither a member nor the end)" in refused(path)
+    last = headers(tar(path, "cat/1.png", "dog/1.png"))[1]
+    end = last + 512 + 512  # the picture is smaller than a block
+    path.write_bytes(path.read_bytes()[: end + 512])  # one block as the mark, as some writers leave it
+    assert len(read_pictures(path)) == 2
+
+
+def test_sizes_that_lead_back_do_not_lead_round_in_a_circle(tmp_path: Path) -> None:
+    path = tmp_path / "pets.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("cat/1.png"))
+        back = tarfile.TarInfo("dog/1.png")
+        back.pax_headers = {"size": "-1536"}
+        archive.addfile(back)
+    assert "negative size" in refused(path)

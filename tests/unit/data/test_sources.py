@@ -102,7 +102,9 @@ def test_a_folder_too_high_is_pointed_lower(tmp_path: Path) -> None:
     assert f"is {tmp_path / 'photos'} the folder you mean?" in refused(tmp_path)
 
 
-@pytest.mark.parametrize("parts", [("train", "test"), ("Train", "val", "test"), ("train", "validation"), ("train",)])
+@pytest.mark.parametrize(
+    "parts", [("train", "test"), ("Train", "val", "test"), ("train", "validation"), ("train",), ("test", "val"), ("test",)]
+)
 def test_a_folder_split_into_train_and_test_is_pointed_to_train(tmp_path: Path, parts: tuple[str, ...]) -> None:
     for part in parts:
         put(tmp_path / part / "cat/1.png", tmp_path / part / "dog/1.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from promptmix.data import tables
 from promptmix.data.images import content_key, open_picture
 from promptmix.data.listing import Columns
 from promptmix.data.read import read_parts, read_pictures
 from promptmix.data.records import PictureSet
+from promptmix.data.splits import read_split, write_split
 from promptmix.data.tables import ParquetPicture, list_table
 from promptmix.errors import ConfigError, DataError, PromptMixError
 
@@ -334,16 +337,166 @@ def test_cells_without_bytes_tell_when_they_are_read(arrow: Any, photos: Path) -
 
 
 def test_a_parquet_file_that_changes(arrow: Any, tmp_path: Path) -> None:
-    path = parquet(arrow, tmp_path / "pets.parquet", {"image": [png(1), png(2)], "label": ["a", "b"]})
-    picture = ParquetPicture(name="pets.parquet/9", file=path, column="image", group=0, row=9)
-    with pytest.raises(DataError, match="has changed"):
-        picture.read()
-    gone = ParquetPicture(name="gone.parquet/0", file=tmp_path / "gone.parquet", column="image", group=0, row=0)
+    columns: dict[str, list[Any]] = {"image": [png(1), png(2)], "label": ["a", "b"]}
+    path = parquet(arrow, tmp_path / "pets.parquet", columns)
+    first, second = read_pictures(path).pictures
+    assert content_key(first) == content_key(png(1))
+    # The same pictures and labels in the other order, and another size or not: what was listed as row 0 is another picture now.
+    parquet(arrow, path, {name: cells[::-1] for name, cells in columns.items()})
+    os.utime(path, ns=(0, 0))
+    for picture, row in ((first, 0), (second, 1)):
+        with pytest.raises(
+            DataError, match=rf"pets\.parquet/{row}: .*pets\.parquet has changed since it was listed; start again"
+        ):
+            content_key(picture)
+    again = read_pictures(path)
+    assert [(content_key(record.picture), again.class_names[record.label]) for record in again.records] == [
+        (content_key(png(2)), "b"),
+        (content_key(png(1)), "a"),
+    ]
+    path.unlink()
     with pytest.raises(DataError, match="cannot be read"):
-        gone.read()
+        content_key(first)
+
+
+def test_groups_of_rows_are_kept_as_far_as_they_have_room(arrow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = parquet(arrow, tmp_path / "pets.parquet", {"image": [png(shade) for shade in range(12)], "label": ["a", "b"] * 6})
+    pictures = read_pictures(path).pictures
+    unpacked: list[int] = []
+
+    def counted(file: Path, column: str, group: int) -> Any:
+        unpacked.append(group)
+        return unpack(file, column, group)
+
+    unpack = tables._parquet_group
+    monkeypatch.setattr(tables, "_parquet_group", counted)
+
+    def read(*places: int) -> list[int]:
+        unpacked.clear()
+        for place in places:
+            assert content_key(pictures[place]) == content_key(png(place))
+        return list(unpacked)
+
+    tables._unpacked.cache_clear()
+    shuffled = [7, 0, 11, 3, 9, 5, 1, 6, 10, 2, 8, 4]
+    assert sorted(read(*shuffled)) == [0, 1, 2, 3, 4, 5]
+    assert read(*shuffled) == []
+    size = unpack(path, "image", 0).get_total_buffer_size()
+    monkeypatch.setattr(tables, "_MOST_KEPT", 2 * size + size // 2)
+    tables._unpacked.cache_clear()
+    assert read(0, 2, 1, 4, 0, 2, 3) == [0, 1, 2, 1]  # group 2 pushes out 1, which was used longer ago than 0
+    # A group that is larger than all the room is kept as long as it is the last one.
+    monkeypatch.setattr(tables, "_MOST_KEPT", 1)
+    tables._unpacked.cache_clear()
+    assert read(*range(12)) == [0, 1, 2, 3, 4, 5]
+    assert len(tables._unpacked(os.getpid())._groups) == 1
+
+
+def test_a_split_of_a_parquet_file_is_read_in_the_order_of_the_file(arrow: Any, tmp_path: Path) -> None:
+    path = parquet(arrow, tmp_path / "pets.parquet", {"image": [png(shade) for shade in range(12)], "label": ["a", "b"] * 6})
+    pictures = read_pictures(path)
+    mixed = pictures.subset([7, 0, 11, 3, 9, 5, 1])
+    write_split(tmp_path / "split.json", {"train": mixed})
+    stored = [picture for picture in pictures.pictures if isinstance(picture, ParquetPicture)]
+    assert read_split(tmp_path / "split.json", tmp_path, stored) == {"train": pictures.subset([0, 1, 3, 5, 7, 9, 11])}
+
+
+def test_none_and_null_are_names(photos: Path) -> None:
+    pictures = read_pictures(table(photos, "path,label\n0.png,none\n1.png,scratch\n2.png,NA\n3.png,null\n4.png,n/a\n"))
+    assert [name for _, name in described(pictures)] == ["none", "scratch", "NA", "null", "n/a"]
+    assert "line 3 has no label" in refused(table(photos, "path,label\n0.png,none\n1.png,NaN\n"))
+    assert "line 3 has no label" in refused(
+        table(photos, '{"path":"0.png","label":"none"}\n\n{"path":"1.png","label":null}', "a.jsonl")
+    )
 
 
 def test_without_pyarrow_its_install_is_told(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (photos / "pets.parquet").write_bytes(b"")
     assert 'pip install "promptmix[data]"' in refused(photos / "pets.parquet", ConfigError)
+
+
+def test_values_that_many_rows_share_count_for_each_of_them(arrow: Any, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = Image.effect_noise((64, 64), 90)
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    columns: dict[str, list[Any]] = {"image": [stream.getvalue(), png()] * 500, "label": ["a" * 100, "b"] * 500}
+    path = parquet(arrow, photos / "pets.parquet", columns, rows_a_group=1000)
+    limit = 100_000  # of pictures of 4 kB, of which the file holds one
+    assert path.stat().st_size < limit
+    monkeypatch.setattr(tables, "_LARGEST_GROUP", limit)
+    monkeypatch.setattr(tables, "_MOST_AT_ONCE", limit)
+    pictures = read_pictures(path).pictures
+    for one in pictures[:2]:
+        with pytest.raises(DataError, match=r"row group 0 holds .* bytes of pictures or more"):
+            open_picture(one)
+    monkeypatch.setattr(tables, "_MOST_TEXT", 10_000)
+    assert "'label' holds more than 10,000 characters" in refused(path)
+    monkeypatch.undo()
+    again = read_pictures(path.rename(photos / "again.parquet"))
+    assert content_key(again.pictures[-1]) == content_key(png())
+
+
+def test_a_cell_names_no_pipe_or_device(arrow: Any, photos: Path) -> None:
+    os.mkfifo(photos / "pipe.png")
+    cells = [{"bytes": None, "path": name} for name in ("pipe.png", "/dev/zero", "0.png")]
+    path = parquet(arrow, photos / "pets.parquet", {"image": cells, "label": ["a", "b", "b"]})
+    pipe, zero, good = read_pictures(path).pictures
+    for one in (pipe, zero):
+        with pytest.raises(DataError, match="is not a file"):
+            open_picture(one)
+    assert content_key(good) == content_key(png(0))
+
+
+def test_a_file_that_a_cell_names_has_the_limit_of_pictures(arrow: Any, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [{"bytes": None, "path": f"{number}.png"} for number in range(2)]
+    path = parquet(arrow, photos / "pets.parquet", {"image": cells, "label": ["a", "b"]})
+    monkeypatch.setattr("promptmix.data.images.LARGEST_FILE", 10)
+    with pytest.raises(DataError, match="more than 10 bytes; is it a picture"):
+        open_picture(read_pictures(path).pictures[0])
+
+
+def test_parquet_text_that_is_not_utf_8(arrow: Any, photos: Path) -> None:
+    def text(*values: bytes) -> Any:
+        return arrow.Array.from_buffers(arrow.string(), len(values), arrow.array(values, arrow.binary()).buffers())
+
+    path = photos / "pets.parquet"
+    assert "'label' holds text that is not UTF-8" in refused(
+        parquet(arrow, path, {"image": [png(), png(1)], "label": text(b"caf\xe9", b"b")})
+    )
+    cells = arrow.StructArray.from_arrays([arrow.nulls(2, "binary"), text(b"\xe9.png", b"0.png")], ["bytes", "path"])
+    parquet(arrow, path, {"image": cells, "label": ["a", "b"]})
+    with pytest.raises(DataError, match="path of its file is not UTF-8"):
+        open_picture(read_pictures(path).pictures[0])
+
+
+def test_numbers_written_with_a_point_mean_the_same_in_table_and_list(photos: Path) -> None:
+    path = table(photos, "path,label\n0.png,0.0\n1.png,1.0\n2.png,2.\n3.png,+1\n4.png,02\n")
+    (photos / "classes.yaml").write_text("2.0: fox\n1.0: dog\n0.0: cat\n", encoding="utf-8")
+    pictures = read_pictures(path, classes_file=photos / "classes.yaml")
+    assert pictures.class_names == ("fox", "dog", "cat")
+    expected = [("0.png", "cat"), ("1.png", "dog"), ("2.png", "fox"), ("3.png", "dog"), ("4.png", "fox")]
+    assert sorted(described(pictures)) == expected
+
+
+@pytest.mark.parametrize("label", ["-1", "-1.0", "-100000000000"])
+def test_numbers_below_zero_are_no_classes(photos: Path, label: str) -> None:
+    path = table(photos, f"path,label\n0.png,{label}\n1.png,0\n2.png,1\n")
+    assert "line 2: label -1" in refused(path)
+    (photos / "classes.txt").write_text("cat\ndog\n", encoding="utf-8")
+    assert "start at 0" in refused(path, classes_file=photos / "classes.txt")
+
+
+def test_long_numbers_are_no_names(photos: Path) -> None:
+    path = table(photos, "path,label\n0.png,1000000000000\n1.png,1000000000001\n")
+    assert "is a number, which means nothing" in refused(path)
+
+
+def test_a_key_without_a_name_is_no_label(photos: Path) -> None:
+    path = table(photos, '{"path": "0.png", "": "cat"}\n{"path": "1.png", "": "dog"}\n', "pets.jsonl")
+    assert [one.label for one in list_table(path, labelled=False).pictures] == [None, None]
+
+
+def test_a_path_with_a_zero_byte(photos: Path) -> None:
+    path = table(photos, '{"path": "../a\\u0000b.png", "label": "cat"}\n', "pets.jsonl")
+    assert "line 1: '../a\\x00b.png' is not the path of a file" in refused(path)

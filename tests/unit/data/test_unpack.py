@@ -375,3 +375,30 @@ def test_real_archives(shared: Path, place: Path) -> None:
     named = unpack([data / "emoji_named" / "noto.tar"], place / "noto", names=data / "emoji_named" / "names.csv")
     assert (named.files, named.unnamed, named.sources) == (1245, (), (place / "noto",))
     assert (place / "noto" / "broken heart" / "1F494.webp").is_file()
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_tar_that_was_cut_between_two_members(tmp_path: Path, place: Path, compress: Callable[[bytes], bytes]) -> None:
+    # A block for each header and one for each content.
+    (tmp_path / "a.tar").write_bytes(compress(tar_bytes(PHOTOS)[: 4 * 512]))
+    refused(tmp_path / "a.tar", place, "damaged or cut off .at byte 2,048 is neither a member nor the end")
+
+
+@pytest.mark.parametrize("before", [{}, {"type": tarfile.LNKTYPE, "linkname": "dog/2.jpg"}])
+def test_a_size_that_leads_back(tmp_path: Path, place: Path, before: dict[str, Any]) -> None:
+    # A link is looked for among all members, which must end too.
+    back = member("dog/1.jpg", pax_headers={"size": "-1536"})
+    (tmp_path / "a.tar").write_bytes(tar_bytes({}, member("cat/1.jpg", **before), back))
+    refused(tmp_path / "a.tar", place, "negative size")
+
+
+def test_a_link_to_itself_is_told(tmp_path: Path, place: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"dog/1.jpg": b"1"}, *LINKS["itself"]))
+    refused(tmp_path / "a.tar", place, "'cat/1.jpg' is a link that leads to itself")
+
+
+@pytest.mark.parametrize("gigabytes", [float("inf"), 1e300])
+def test_limits_that_are_none(tmp_path: Path, place: Path, gigabytes: float) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_bytes(PHOTOS))
+    with pytest.raises(ConfigError, match="at most 1,000,000"):
+        unpack([tmp_path / "a.tar"], place / "out", max_gigabytes=gigabytes)

@@ -67,7 +67,7 @@ RECIPE: dict[str, tuple[Any, dict[str, Any]]] = {
     "warmup_rate": (1e-2, {}),
     "momentum": (0.0, {}),
     "weight_decay": (0.1, {}),
-    "clip": (0.1, {}),
+    "clip": (0.001, {}),
     "averaging": ("second_half", {}),
 }
 
