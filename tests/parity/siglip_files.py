@@ -83,7 +83,7 @@ def byte_pair_tokenizer() -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def write_siglip(folder: Path, generation: str = "siglip", resample: int = 3) -> Any:
+def write_siglip(folder: Path, generation: str = "siglip", resample: int = 3, context_length: int = CONTEXT_LENGTH) -> Any:
     """Write a folder; returns the model that it holds, of the transformers library."""
     import transformers
 
@@ -92,7 +92,7 @@ def write_siglip(folder: Path, generation: str = "siglip", resample: int = 3) ->
     config = transformers.SiglipConfig(
         text_config={
             "hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "vocab_size": tokenizer.get_vocab_size() + 3, "max_position_embeddings": CONTEXT_LENGTH, "projection_size": 48,
+            "vocab_size": tokenizer.get_vocab_size() + 3, "max_position_embeddings": context_length, "projection_size": 48,
         },
         vision_config={
             "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 3, "num_attention_heads": 3, "image_size": IMAGE_SIZE,
@@ -108,7 +108,7 @@ def write_siglip(folder: Path, generation: str = "siglip", resample: int = 3) ->
         model.logit_bias.data.fill_(-7.5)
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings: dict[str, Any] = {"model_max_length": CONTEXT_LENGTH, "model_input_names": ["input_ids"]}
+    settings: dict[str, Any] = {"model_max_length": context_length, "model_input_names": ["input_ids"]}
     if first:
         settings |= {"tokenizer_class": "SiglipTokenizer", "eos_token": "</s>", "pad_token": "</s>", "do_lower_case": True}
     else:
