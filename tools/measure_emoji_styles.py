@@ -4,7 +4,7 @@
 
 The folder holds ``STYLE/CLASS/train_*`` and ``test_*`` pictures; the test emoji are in no picture the backbone was pretrained on, in any
 style. Prints two tables as Markdown: every method on 16 shots of every class, and on 16 shots of every other class, measured on these and
-on the rest as new classes; and zero-shot by style. Rates are those of the demo, chosen on drawn pictograms. About three minutes on two cores.
+on the rest as new classes; and zero-shot by style. Rates are those of the demo, chosen on drawn pictograms. About seven minutes on two cores.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ def resize_part(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """A part of an RGB picture at another size, as Pillow resizes it.
 
-    Where a part becomes at least twice as small, torch does the work: with the same filter, passes and order of passes, and about
-    ten times as fast. It rounds its weights to 16 bits, so that some values differ from Pillow's by one level: under one in a hundred in
+    Where a part becomes at least twice as small, torch does the work: with the same filter, passes and order of passes, and
+    several times as fast. It rounds its weights to 16 bits, so that some values differ from Pillow's by one level: under one in a hundred in
     photographs. In patterns of pure black and white, where sums end on halves, a few may differ by two. And what lies around the part
     has no influence on its outermost pixels, which with Pillow it has.
 
