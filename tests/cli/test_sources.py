@@ -148,7 +148,7 @@ def test_test_pictures_from_another_source(promptmix: Promptmix, photos: Path, t
     only.works()
     result = json.loads(only.out)
     assert result["metrics"]["num_pictures"] == 24
-    assert f"measured on the {photos} folder" in result["data"]
+    assert f"measured on the pictures of {photos}" in result["data"]
 
 
 def test_columns_and_classes_are_options(promptmix: Promptmix, photos: Path, tmp_path: Path) -> None:

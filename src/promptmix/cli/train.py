@@ -90,7 +90,7 @@ def train(
     if test is not None:
         tests = read_parts(test, class_names=pictures.class_names, columns=columns, classes_file=classes)
         test_part = part_to_measure(tests, None, test)
-        description = f"the {printable(test)} folder" if len(tests) == 1 else f"the {test_part} part of {printable(test)}"
+        description = f"the pictures of {printable(test)}" if len(tests) == 1 else f"the {test_part} part of {printable(test)}"
         measured = LabelledPictures.of(tests[test_part], description)
     elif "test" in parts_there:
         parts["test"] = parts_there["test"]
