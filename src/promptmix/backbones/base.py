@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,6 +55,7 @@ class Backbone:
         logit_bias: what SigLIP adds to s times the cosine before its sigmoid; None for CLIP. A softmax over classes does not
             notice it, so no method uses it.
         vision, text: the towers; None where only the other one was asked for.
+        vision_prompts: learnt tokens that the first blocks of a vision transformer see beside the patches, a table a block.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Backbone:
     vision: AnyVisionTower | None
     text: AnyTextTower | None
     logit_bias: float | None = None
+    vision_prompts: tuple[Float[Tensor, "prompt width"], ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +78,12 @@ class Backbone:
         if self.vision is None:
             raise BackboneError(f"backbone {self.name} was loaded without its image tower")
         inputs = normalise_pixels(pixels.to(self.device), self.config.preprocess)
-        features = self.vision(inputs.to(self._vision_dtype))
+        inputs = inputs.to(self._vision_dtype)
+        if self.vision_prompts:
+            assert isinstance(self.vision, VisionTransformer)
+            features = self.vision(inputs, self.vision_prompts)
+        else:
+            features = self.vision(inputs)
         return functional.normalize(features.float(), dim=-1)
 
     def to(self, device: torch.device) -> Backbone:
@@ -125,8 +132,28 @@ class Backbone:
             if name not in places or places[name].shape != value.shape:
                 raise BackboneError(f"backbone {self.name} has no layer norm {name} of shape {tuple(value.shape)}")
             places[name].data.copy_(value)
-        parts = [part for name in sorted(norms) for part in (name, norms[name].detach().cpu().numpy().tobytes())]
-        return replace(self, vision=tower, fingerprint=short_hash(self.fingerprint, *parts))
+        return replace(self, vision=tower, fingerprint=self.fingerprint_with(norms))
+
+    def with_vision_prompts(self, prompts: Sequence[Float[Tensor, "prompt width"]]) -> Backbone:
+        """A backbone whose image tower sees learnt tokens, a table for each of its first blocks; the fingerprint says so.
+
+        Raises:
+            BackboneError: the image tower is not CLIP's vision transformer, or of another width, or has fewer blocks.
+        """
+        if not isinstance(self.vision, VisionTransformer):
+            raise BackboneError(f"backbone {self.name} has no CLIP vision transformer, so no place for prompts among the patches")
+        width, layers = self.vision.config.width, self.vision.config.layers
+        if len(prompts) > layers or any(table.shape[1:] != (width,) for table in prompts):
+            shapes = ", ".join(str(tuple(table.shape)) for table in prompts)
+            raise BackboneError(f"prompts of {shapes} do not fit {layers} blocks of width {width} of backbone {self.name}")
+        named = {f"vision_prompts.{place}": table for place, table in enumerate(prompts)}
+        kept = tuple(table.detach().to(self.device) for table in prompts)
+        return replace(self, vision_prompts=kept, fingerprint=self.fingerprint_with(named))
+
+    def fingerprint_with(self, changes: Mapping[str, Tensor]) -> str:
+        """The fingerprint of this backbone with some tensors changed, by their names."""
+        parts = [part for name in sorted(changes) for part in (name, changes[name].detach().cpu().numpy().tobytes())]
+        return short_hash(self.fingerprint, *parts)
 
     def require_text(self) -> tuple[AnyTextTower, Tokenizer]:
         """The text tower and its tokenizer.

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ACTIVATIONS", "TransformerBlock", "biased_quick_gelu", "norms_of_blocks"]
+__all__ = ["ACTIVATIONS", "QueryKeyValue", "TransformerBlock", "biased_quick_gelu", "norms_of_blocks"]
 
 _QUICK = 1.702  # makes x * sigmoid(1.702 x) look like GELU
 
@@ -51,17 +51,29 @@ ACTIVATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """By the name in a backbone's config: the perceptron's activation, of a product and its bias."""
 
 
-class TransformerBlock(nn.Module):
-    """Self-attention and a two-layer perceptron, each after a layer norm and added to its input.
+class QueryKeyValue(nn.Linear):
+    """The three matrices of self-attention as one, in this order, so that they cost one product."""
 
-    Query, key and value share one matrix, in this order, so that they cost one product.
-    """
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 3 * width)
+
+    def query(self, normed: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+        """The queries alone."""
+        return functional.linear(normed, self.weight[: self.in_features], self.bias[: self.in_features])
+
+    def key_value(self, normed: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows keys_and_values"]:
+        """Keys and values, one behind the other."""
+        return functional.linear(normed, self.weight[self.in_features :], self.bias[self.in_features :])
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention and a two-layer perceptron, each after a layer norm and added to its input."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, activation: str, layer_norm_epsilon: float) -> None:
         super().__init__()
         self.heads = heads
         self.attention_norm: nn.Module = nn.LayerNorm(width, eps=layer_norm_epsilon)
-        self.query_key_value = nn.Linear(width, 3 * width)
+        self.query_key_value = QueryKeyValue(width)
         self.attention_output = nn.Linear(width, width)
         self.mlp_norm = nn.LayerNorm(width, eps=layer_norm_epsilon)
         self.mlp_in = nn.Linear(width, mlp_width)

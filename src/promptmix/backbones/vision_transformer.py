@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -31,12 +33,25 @@ class VisionTransformer(nn.Module):
         self.post_norm = nn.LayerNorm(config.width, eps=config.layer_norm_epsilon)
         self.projection = nn.Linear(config.width, embedding_width, bias=False)
 
-    def forward(self, pixels: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image embedding"]:
-        """Features of preprocessed pictures, NOT normalised."""
+    def forward(
+        self, pixels: Float[Tensor, "image 3 height width"], prompts: Sequence[Float[Tensor, "prompt width"]] = ()
+    ) -> Float[Tensor, "image embedding"]:
+        """Features of preprocessed pictures, NOT normalised.
+
+        Args:
+            prompts: learnt tokens behind the patches, one table a block from the first on: the first table enters before the first
+                norm and has no position; before each further block its own takes the place of what became of the last.
+        """
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
         first = self.class_embedding.expand(patches.shape[0], 1, -1)
-        hidden = self.pre_norm(torch.cat([first, patches], dim=1) + self.position_embedding)
-        for block in self.blocks:
+        hidden = torch.cat([first, patches], dim=1) + self.position_embedding
+        if prompts:
+            hidden = torch.cat([hidden, prompts[0].to(hidden.dtype).expand(len(hidden), -1, -1)], dim=1)
+        hidden = self.pre_norm(hidden)
+        for number, block in enumerate(self.blocks):
+            if 0 < number < len(prompts):
+                kept = hidden.shape[1] - prompts[number - 1].shape[0]
+                hidden = torch.cat([hidden[:, :kept], prompts[number].to(hidden.dtype).expand(len(hidden), -1, -1)], dim=1)
             hidden = block(hidden, causal=False)
         return functional.linear(self.post_norm(hidden[:, 0]), self.projection.weight)
 

@@ -10,12 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from promptmix.data.images import StoredPicture
+from promptmix.data.images import PictureSource, StoredPicture
 from promptmix.errors import DataError, listed
 
 __all__ = [
     "PARTS",
     "PART_NAMES",
+    "LabelledPictures",
     "PictureSet",
     "Record",
     "check_class_names",
@@ -111,6 +112,35 @@ class PictureSet:
                 for record in self.records
                 if record.label in new_labels
             ),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledPictures:
+    """Pictures with the index of each one's class.
+
+    Attributes:
+        description: what they are, for people; printed wherever a number was measured on them.
+    """
+
+    pictures: Sequence[PictureSource]
+    labels: Sequence[int]
+    class_names: tuple[str, ...]
+    description: str
+
+    @staticmethod
+    def of(pictures: PictureSet, description: str) -> LabelledPictures:
+        return LabelledPictures(
+            pictures=pictures.pictures, labels=pictures.labels, class_names=pictures.class_names, description=description
+        )
+
+    def subset(self, places: Sequence[int]) -> LabelledPictures:
+        """Some of the pictures, with all class names."""
+        return LabelledPictures(
+            pictures=[self.pictures[place] for place in places],
+            labels=[self.labels[place] for place in places],
+            class_names=self.class_names,
+            description=f"{len(places)} of {self.description}",
         )
 
 

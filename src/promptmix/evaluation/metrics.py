@@ -26,6 +26,8 @@ class Metrics:
         per_class: top-1 of each class; None for a class without a picture.
         expected_calibration_error: over 15 equal bins of the top probability.
         negative_log_likelihood: mean, in nats.
+        calibration: the 15 bins themselves, lowest confidence first: pictures, mean top probability and accuracy of each, with 0 for
+            the means of an empty one.
         confusion: row: true class, column: predicted class, counts.
     """
 
@@ -36,6 +38,7 @@ class Metrics:
     per_class: dict[str, float | None]
     expected_calibration_error: float
     negative_log_likelihood: float
+    calibration: list[list[float]]
     confusion: list[list[int]]
 
     def to_json(self) -> dict[str, Any]:
@@ -63,15 +66,19 @@ def measure(logits: Float[Tensor, "image class"], labels: Int[Tensor, "image"], 
     shares = confusion.diagonal().double() / totals.clamp_min(1)
     confidence = log_probabilities.max(dim=1).values.exp()
     bins = (confidence * _BINS).ceil().long().clamp(1, _BINS) - 1
-    gaps = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, bins, confidence - right)
+    in_bin = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, bins, torch.ones_like(confidence))
+    sum_confidence = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, bins, confidence)
+    sum_right = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, bins, right)
+    means = (total / in_bin.clamp_min(1) for total in (sum_confidence, sum_right))
     return Metrics(
         num_pictures=len(labels),
         num_classes=num_classes,
         accuracy=float(right.mean()),
         accuracy_per_class_mean=float(shares[totals > 0].mean()),
         per_class={name: float(shares[row]) if totals[row] else None for row, name in enumerate(class_names)},
-        expected_calibration_error=float(gaps.abs().sum() / len(labels)),
+        expected_calibration_error=float((sum_confidence - sum_right).abs().sum() / len(labels)),
         negative_log_likelihood=float(-log_probabilities.gather(1, labels.long()[:, None]).mean()),
+        calibration=torch.stack([in_bin, *means], dim=1).tolist(),
         confusion=confusion.tolist(),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 import sys
@@ -15,7 +16,16 @@ from promptmix.config import StrictModel
 from promptmix.errors import CheckpointError
 from promptmix.runtime import write_text
 
-__all__ = ["RunResult", "peak_memory_bytes", "read_result", "versions", "write_result"]
+__all__ = [
+    "BenchResult",
+    "RunResult",
+    "peak_memory_bytes",
+    "read_bench_result",
+    "read_result",
+    "reset_peak_memory",
+    "versions",
+    "write_result",
+]
 
 
 class RunResult(StrictModel):
@@ -44,7 +54,46 @@ class RunResult(StrictModel):
     notes: list[str]
 
 
-def write_result(path: Path, result: RunResult) -> None:
+class BenchResult(StrictModel):
+    """What one run of a protocol did and what came of it: one contender, data set, number of shots and seed.
+
+    Attributes:
+        protocol: ``few-shot``, ``base-to-new``, ``cross-dataset``, ``domain`` or ``compare``.
+        run_id: names the run in its plan, and its folder.
+        dataset: what was learnt from, as people see it.
+        contender: the method as tables print it; ``config`` has its name, options and recipe with every default.
+        measures: for each part that was measured (``test``; ``base``, ``new`` and ``joint``; or the names of data sets or styles) its
+            metrics as :meth:`~promptmix.evaluation.metrics.Metrics.to_json` gives them; None where the method cannot know the part's
+            classes. ``descriptions`` says what each part is, ``refusals`` why a part was not measured.
+        zero_shot: the same parts, measured with one hard prompt and no training.
+        shots: None where nothing was learnt from or all pictures were.
+        seconds: ``features``, ``training``, ``evaluation`` and ``all``.
+    """
+
+    format: str = "promptmix-bench-result-1"
+    protocol: str
+    run_id: str
+    dataset: str
+    contender: str
+    config: dict[str, Any]
+    backbone_name: str
+    backbone_fingerprint: str
+    seed: int
+    shots: int | None
+    split_hash: str | None
+    measures: dict[str, dict[str, Any] | None]
+    zero_shot: dict[str, dict[str, Any]]
+    descriptions: dict[str, str]
+    refusals: dict[str, str]
+    num_trained_parameters: int
+    text_encodings_per_step: int
+    seconds: dict[str, float]
+    peak_memory_bytes: int
+    versions: dict[str, str]
+    notes: list[str]
+
+
+def write_result(path: Path, result: RunResult | BenchResult) -> None:
     """Write a result whole or not at all."""
     write_text(path, result.model_dump_json(indent=2) + "\n")
 
@@ -61,6 +110,18 @@ def read_result(path: Path) -> RunResult:
         raise CheckpointError(f"{path} is not a whole result; run again with --overwrite") from problem
 
 
+def read_bench_result(path: Path) -> BenchResult:
+    """Read the result of one run of a protocol, strictly.
+
+    Raises:
+        CheckpointError: the file is missing or is not a whole result.
+    """
+    try:
+        return BenchResult.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as problem:
+        raise CheckpointError(f"{path} is not a whole result; remove it and run the protocol again") from problem
+
+
 def peak_memory_bytes() -> int:
     """The most memory this process has held; 0 where the system does not tell."""
     status = Path("/proc/self/status")
@@ -72,6 +133,14 @@ def peak_memory_bytes() -> int:
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return 0
+
+
+def reset_peak_memory() -> None:
+    """Let :func:`peak_memory_bytes` count from now on, where the system can: a process that does many runs would else tell of the
+    largest."""
+    # Only Linux can, and there a container may forbid it.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def versions() -> dict[str, str]:

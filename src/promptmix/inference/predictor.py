@@ -19,8 +19,7 @@ from promptmix.errors import BackboneError, CheckpointError, ConfigError, DataEr
 from promptmix.evaluation.evaluate import Prediction, predict_features
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import iter_features
-from promptmix.methods.base import Method
-from promptmix.methods.registry import build_method
+from promptmix.methods.registry import build_method, method_class
 from promptmix.model_folder import SavedModel, read_model
 
 __all__ = ["PredictedBatch", "PredictedPictures", "Predictor", "add_classes", "backbone_of", "remove_classes"]
@@ -71,9 +70,8 @@ class Predictor:
         if backbone is None:
             backbone = backbone_of(model, with_text=False, device=device)
         _check_backbone(model, backbone)
-        norms = Method.tuned_norms(model.learnt)
         self.model, self._cache = model, cache
-        self.backbone = backbone.with_block_norms(norms) if norms else backbone
+        self.backbone = method_class(model.method).tuned_backbone(backbone, model.options, model.learnt)
 
     @staticmethod
     def from_folder(

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
-from pydantic import Field
+from jaxtyping import Float, Int, UInt8
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from promptmix.backbones.base import Backbone
 from promptmix.config import StrictModel, parse_config
 from promptmix.errors import CheckpointError, ConfigError, did_you_mean
-from promptmix.nn.classifier import Classifier
+from promptmix.nn.classifier import AnyClassifier, Classifier
 from promptmix.structs import Batch, StepOutput
 
 __all__ = ["Method", "MethodConfig", "Recipe"]
@@ -22,21 +22,37 @@ __all__ = ["Method", "MethodConfig", "Recipe"]
 class Recipe(StrictModel):
     """How a method is trained: the field's standard, with each method's own rate and length.
 
-    The rate of epoch e is ``warmup_rate`` while e < ``warmup_epochs``, then ``rate / 2 * (1 + cos(pi * (e - warmup_epochs) /
-    epochs))``: constant within an epoch, and never quite 0 at the end.
+    By ``epoch`` the rate of epoch e is ``warmup_rate`` while e < ``warmup_epochs``, then ``rate / 2 * (1 + cos(pi * (e -
+    warmup_epochs) / epochs))``: constant within an epoch, and never quite 0 at the end. By ``step`` the cosine falls from step to
+    step, from ``rate`` to ``final_rate``, and there is no warm-up.
     """
 
     epochs: int = Field(default=50, ge=1, le=100_000)
+    steps: int | None = Field(default=None, ge=1, le=100_000_000, description="length in steps; where given, epochs do not count")
     rate: float = Field(default=0.002, gt=0, le=100)
     batch_size: int = Field(default=32, ge=1, le=1_000_000)
     warmup_epochs: int = Field(default=1, ge=0)
     warmup_rate: float = Field(default=1e-5, ge=0)
+    schedule: Literal["epoch", "step"] = "epoch"
+    final_rate: float = Field(default=0.0, ge=0, description="where the cosine by step ends")
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    epsilon: float = Field(default=1e-8, gt=0, description="of AdamW")
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
     clip: float | None = Field(default=None, gt=0, description="largest norm of the whole gradient")
-    averaging: Literal["none", "second_half"] = Field(
-        default="none", description="take the last epoch's parameters, or their mean over the second half of the epochs"
+    averaging: Literal["none", "second_half", "gaussian"] = Field(
+        default="none",
+        description="take the last epoch's parameters, or their mean over the second half of the epochs, or one weighted by a normal"
+        " density over the epochs",
     )
+    averaging_mean: float = Field(default=15.0, description="of the normal density, in epochs counted from 1")
+    averaging_deviation: float = Field(default=1.0, gt=0, description="of the normal density, in epochs")
+
+    @model_validator(mode="after")
+    def _a_length_in_steps_has_a_rate_by_step(self) -> Recipe:
+        if self.steps is not None and self.schedule != "step":
+            raise ValueError("a length in steps needs schedule=step; give epochs, or set schedule=step")
+        return self
 
 
 class MethodConfig(StrictModel):
@@ -68,6 +84,8 @@ class Method(nn.Module):
     config_class: ClassVar[type[MethodConfig]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     learns: ClassVar[Literal["nothing", "by gradient", "in closed form"]]
+    learns_from_views: ClassVar[bool] = False
+    """Whether what is fitted in closed form uses augmented views too; what learns by gradient does in any case."""
 
     def __init__(
         self,
@@ -120,8 +138,12 @@ class Method(nn.Module):
         Raises:
             ConfigError: a number is out of its range, or the warm-up takes all epochs, so that nothing would be learnt.
         """
-        default = cls.default_recipe(shots)
-        recipe = parse_config(Recipe, {**default.model_dump(), **changes}, "recipe")
+        default = cls.default_recipe(shots).model_dump()
+        if "epochs" in changes:
+            default["steps"] = None
+        recipe = parse_config(Recipe, {**default, **changes}, "recipe")
+        if recipe.schedule == "step":
+            return recipe
         if "warmup_epochs" not in changes:
             longest = 0 if recipe.epochs == 1 else max(1, recipe.epochs // 8)
             return recipe.model_copy(update={"warmup_epochs": min(recipe.warmup_epochs, longest)})
@@ -133,24 +155,37 @@ class Method(nn.Module):
 
     @property
     def backbone(self) -> Backbone:
-        """The backbone whose image features belong to this method: as given, or with the image tower this method has tuned."""
-        return self._backbone
-
-    @property
-    def training_backbone(self) -> Backbone:
-        """The backbone to encode pictures with while training: its image tower has a graph where it is being tuned."""
-        return self._backbone
+        """The backbone whose image features belong to this method: as given, or with the image tower as tuned so far."""
+        if not self.tunes_image_tower:
+            return self._backbone
+        return self.tuned_backbone(self._backbone, self.saved_options(), self.learnt_state())
 
     @property
     def tunes_image_tower(self) -> bool:
         """Whether training changes the image tower, so that no image feature may come from a cache."""
         return False
 
-    @staticmethod
-    def tuned_norms(learnt: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The image tower's layer norms among saved parameters, by their names in the tower; empty where none was tuned."""
-        prefix = "visual_norms."
-        return {name.removeprefix(prefix).replace("/", "."): value for name, value in learnt.items() if name.startswith(prefix)}
+    @property
+    def needs_frozen_features(self) -> bool:
+        """Whether a batch must hold the features of the untouched image tower too."""
+        return False
+
+    def encode_training_pixels(
+        self, pixels: UInt8[Tensor, "image height width 3"], number: int
+    ) -> Float[Tensor, "image embedding"]:
+        """Normalised features of the pictures of step ``number``, with a graph where the image tower is being tuned."""
+        return self._backbone.encode_pixels(pixels)
+
+    @classmethod
+    def tuned_backbone(cls, backbone: Backbone, options: Mapping[str, Any], learnt: Mapping[str, Tensor]) -> Backbone:
+        """The backbone whose image features belong to a saved model: as given, or with its image tower as the method tuned it.
+
+        Its fingerprint follows what was learnt. It is asked for without the text tower, to predict.
+
+        Args:
+            options: as saved. learnt: the saved parameters.
+        """
+        return backbone
 
     @property
     def expert_names(self) -> tuple[str, ...]:
@@ -178,8 +213,12 @@ class Method(nn.Module):
         """Loss and logits of a batch; only for methods that learn by gradient."""
         raise NotImplementedError(f"method {self.name} does not learn by gradient")
 
-    def fit_features(self, features: Float[Tensor, "image embedding"], labels: Int[Tensor, "image"], seed: int) -> None:
-        """Fit in one go; only for methods that learn in closed form."""
+    def backward(self, output: StepOutput) -> None:
+        """Put the gradients of a step in place."""
+        output.loss.backward()
+
+    def fit_features(self, features: Float[Tensor, "image view embedding"], labels: Int[Tensor, "image"], seed: int) -> None:
+        """Fit in one go; only for methods that learn in closed form. View 0 is the test view of each picture."""
         raise NotImplementedError(f"method {self.name} does not learn in closed form")
 
     def encode_classes(self, class_names: Sequence[str]) -> Float[Tensor, "expert class embedding"]:
@@ -194,6 +233,20 @@ class Method(nn.Module):
     def classifier(self) -> Classifier:
         """The classifier over :attr:`class_names` as learnt so far, detached."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def classifier_for(self, class_names: Sequence[str]) -> AnyClassifier:
+        """The classifier over any class names: those it was trained on, some of them, or others known by name alone.
+
+        Raises:
+            ConfigError: the method cannot know a class it was not trained on; the message gives the reason.
+            DataError: a name is too long for the text tower.
+        """
+        if tuple(class_names) == self.class_names:
+            return self.classifier()
+        if set(class_names) <= set(self.class_names):
+            return self.classifier().select([self.class_names.index(name) for name in class_names])
+        return self.classifier().with_classes(self.encode_classes(class_names))
 
     def learnt_state(self) -> dict[str, Tensor]:
         """What has been learnt, by name, on the CPU; only this is saved."""

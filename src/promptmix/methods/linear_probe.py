@@ -66,8 +66,8 @@ class LinearProbe(Method):
         self.register_buffer("weight", torch.zeros(len(class_names), backbone.config.embedding_width))
         self.register_buffer("bias", torch.zeros(len(class_names)))
 
-    def fit_features(self, features: Float[Tensor, "image embedding"], labels: Int[Tensor, "image"], seed: int) -> None:
-        table, target = features.double().numpy(), labels.numpy()
+    def fit_features(self, features: Float[Tensor, "image view embedding"], labels: Int[Tensor, "image"], seed: int) -> None:
+        table, target = features[:, 0].double().numpy(), labels.numpy()
         present, counts = np.unique(target, return_counts=True)
         folds = min(3, int(counts.min()))
         probe = LogisticRegression(max_iter=self._config.max_iterations, tol=1e-3)

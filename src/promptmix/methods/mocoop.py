@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from promptmix.backbones.base import Backbone
-from promptmix.backbones.siglip_vision import SiglipVisionTower
-from promptmix.backbones.vision_transformer import VisionTransformer
 from promptmix.errors import ConfigError
 from promptmix.methods.base import Method, MethodConfig, Recipe
+from promptmix.methods.layer_norms import PREFIX, free_block_norms, with_learnt_norms
 from promptmix.nn.classifier import Classifier, Router, move_features
 from promptmix.nn.losses import consistency_loss, router_loss, text_loss
 from promptmix.nn.router import mixture_logits, router_target, routing_weights
@@ -136,7 +135,7 @@ class MixtureOfPrompts(Method):
         self.image_map = nn.Parameter(torch.zeros(width, width)) if config.image_side == "linear" else None
         self._tuned = None
         if config.visual_layer_norms:
-            self._tuned = self._free_the_norms()
+            self._tuned, self.visual_norms = free_block_norms(backbone)
 
     def _choose_groups(self) -> tuple[TemplateGroup, ...]:
         groups, regroup = _written_groups(self._config), self._config.regroup
@@ -147,23 +146,6 @@ class MixtureOfPrompts(Method):
         tower, tokenizer = self._backbone.require_text()
         flat = [template for group in groups for template in group.templates]
         return group_templates(tower, tokenizer, flat, self.class_names, regroup)
-
-    def _free_the_norms(self) -> Backbone:
-        """A backbone with an image tower of this method's own, whose block norms are its parameters ``visual_norms.*``."""
-        if not isinstance(self._backbone.vision, VisionTransformer | SiglipVisionTower):
-            raise ConfigError(
-                f"visual_layer_norms needs a vision transformer; backbone {self._backbone.name} has none: set visual_layer_norms=false"
-            )
-        if self._backbone.features_key != self._backbone.fingerprint:
-            raise ConfigError("visual_layer_norms trains the image tower, which needs --precision fp32")
-        tuned = self._backbone.with_block_norms({})
-        assert isinstance(tuned.vision, VisionTransformer | SiglipVisionTower)
-        self.visual_norms = nn.ParameterDict()
-        for name, norm in tuned.vision.block_norms().items():
-            for leaf, parameter in norm.named_parameters():
-                # ParameterDict takes no dots; the tower keeps the same parameter under its own name.
-                self.visual_norms[f"{name}.{leaf}".replace(".", "/")] = parameter.requires_grad_(True)
-        return tuned
 
     @classmethod
     def open_options(cls, config: MethodConfig) -> list[dict[str, Any]]:
@@ -178,24 +160,22 @@ class MixtureOfPrompts(Method):
         return Recipe(rate=0.032, epochs=50, warmup_epochs=5, clip=1.0)
 
     @property
-    def backbone(self) -> Backbone:
-        """As given, or with the image tower as tuned so far; its fingerprint follows what has been learnt."""
-        if self._tuned is None:
-            return self._backbone
-        return self._backbone.with_block_norms(self.tuned_norms(self.learnt_state()))
-
-    @property
-    def training_backbone(self) -> Backbone:
-        return self._backbone if self._tuned is None else self._tuned
-
-    @property
     def tunes_image_tower(self) -> bool:
         return self._tuned is not None
+
+    def encode_training_pixels(
+        self, pixels: UInt8[Tensor, "image height width 3"], number: int
+    ) -> Float[Tensor, "image embedding"]:
+        return (self._backbone if self._tuned is None else self._tuned).encode_pixels(pixels)
+
+    @classmethod
+    def tuned_backbone(cls, backbone: Backbone, options: Mapping[str, Any], learnt: Mapping[str, Tensor]) -> Backbone:
+        return with_learnt_norms(backbone, learnt)
 
     def rate_multiplier(self, parameter_name: str) -> float:
         if parameter_name == "image_map":
             return self._config.image_rate
-        return 0.1 if parameter_name.startswith("visual_norms.") else 1.0
+        return 0.1 if parameter_name.startswith(PREFIX) else 1.0
 
     @property
     def text_encodings_per_step(self) -> int:

@@ -5,7 +5,9 @@ Every method ends in one of these, so that prediction, evaluation, saving and ex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -14,7 +16,7 @@ from torch.nn import functional
 
 from promptmix.nn.router import mixture_logits, routing_weights
 
-__all__ = ["Classifier", "Router", "move_features"]
+__all__ = ["AnyClassifier", "Classifier", "Router", "move_features"]
 
 
 def move_features(
@@ -22,6 +24,19 @@ def move_features(
 ) -> Float[Tensor, "image embedding"]:
     """The image side: ``v' = normalise(v + A v)``."""
     return functional.normalize(image_features + image_features @ image_map.T, dim=-1)
+
+
+@runtime_checkable
+class AnyClassifier(Protocol):
+    """What measuring and predicting ask of a classifier."""
+
+    def logits(self, image_features: Float[Tensor, "image embedding"]) -> Float[Tensor, "image class"]:
+        """Class logits of normalised image features."""
+        ...
+
+    def expert_weights(self, image_features: Float[Tensor, "image embedding"]) -> Float[Tensor, "image expert"]:
+        """The weight of every expert for every picture; rows sum to 1."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +88,13 @@ class Classifier:
     def with_classes(self, class_features: Float[Tensor, "expert class embedding"]) -> Classifier:
         """The same classifier over other classes; it must not be one that has a number of its own for each class."""
         assert self.class_bias is None
-        return Classifier(
-            class_features=class_features,
-            scale=self.scale,
-            router=self.router,
-            image_map=self.image_map,
-            renormalise=self.renormalise,
-        )
+        return replace(self, class_features=class_features)
+
+    def select(self, places: Sequence[int]) -> Classifier:
+        """The same classifier over some of its classes, in the order of ``places``."""
+        kept = torch.tensor(list(places), device=self.class_features.device)
+        bias = None if self.class_bias is None else self.class_bias[kept]
+        return replace(self, class_features=self.class_features[:, kept], class_bias=bias)
 
     def cpu(self) -> Classifier:
         """The same classifier on the CPU, where saved models live."""

@@ -20,12 +20,12 @@ def encode_chunks(
 ) -> Float[Tensor, "row embedding"]:
     """Features of all chunks' rows, in their order, in float32 at least, whatever the tower calculates in.
 
-    Where there are several chunks and a gradient is wanted, each is computed again in the backward pass: one more forward, exact,
+    Where there are several chunks and gradients are kept, each is computed again in the backward pass: one more forward, exact,
     and memory for one chunk only.
     """
     if len(chunks) == 1:
         parts = [encode(chunks[0], contexts)]
-    elif torch.is_grad_enabled() and contexts is not None and contexts.requires_grad:
+    elif torch.is_grad_enabled():
         parts = [checkpoint(encode, chunk, contexts, use_reentrant=False) for chunk in chunks]
     else:
         parts = [encode(chunk, contexts) for chunk in chunks]

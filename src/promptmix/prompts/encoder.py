@@ -18,7 +18,6 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from promptmix.backbones.base import AnyTextTower
 from promptmix.backbones.siglip_text import SiglipTextTower
@@ -66,9 +65,18 @@ class PackedPrompts:
     def num_rows(self) -> int:
         return sum(layout.num_rows for layout in self.layouts)
 
-    def encode(self, contexts: Float[Tensor, "context width"] | None = None) -> Float[Tensor, "row embedding"]:
-        """Features of all rows, in their order, NOT normalised; ``contexts`` are the learnt vectors that rows may name."""
-        return encode_chunks(functools.partial(encode_packed, self._tower), self.layouts, contexts)
+    def encode(
+        self,
+        contexts: Float[Tensor, "context width"] | None = None,
+        deep_contexts: Float[Tensor, "block context width"] | None = None,
+    ) -> Float[Tensor, "row embedding"]:
+        """Features of all rows, in their order, NOT normalised.
+
+        Args:
+            contexts: the learnt vectors that rows may name.
+            deep_contexts: what takes the place of the contexts' states before the second block, the third, and so on.
+        """
+        return encode_chunks(functools.partial(encode_packed, self._tower, deep_contexts=deep_contexts), self.layouts, contexts)
 
 
 Prompts = PackedPrompts | PlainPrompts
@@ -92,7 +100,10 @@ def lay_out_prompts(
 
 
 def encode_packed(
-    tower: TextTower, layout: PromptLayout, contexts: Float[Tensor, "context width"] | None
+    tower: TextTower,
+    layout: PromptLayout,
+    contexts: Float[Tensor, "context width"] | None,
+    deep_contexts: Float[Tensor, "block context width"] | None = None,
 ) -> Float[Tensor, "row embedding"]:
     """Encode one layout; see the module's docstring for what is saved and why it is exact."""
     sources = tower.token_embedding(layout.token_ids)
@@ -105,14 +116,29 @@ def encode_packed(
         for mask in (layout.prefix_mask, layout.suffix_mask, layout.end_mask)
     )
     blocks = list(tower.blocks)
-    for block in blocks[:-1]:
+    for number, block in enumerate(blocks[:-1]):
         assert isinstance(block, TransformerBlock)
+        hidden = _with_deep_contexts(hidden, layout, deep_contexts, number)
         query, key, value = block.query_key_value(block.attention_norm(hidden)).chunk(3, dim=-1)
         hidden = block.perceptron(
             hidden + block.attention_output(_attend_packed(block, layout, query, key, value, prefix_mask, suffix_mask))
         )
     assert isinstance(blocks[-1], TransformerBlock)
+    hidden = _with_deep_contexts(hidden, layout, deep_contexts, len(blocks) - 1)
     return tower.read_out(_last_block_at_ends(blocks[-1], layout, hidden, end_mask))
+
+
+def _with_deep_contexts(
+    hidden: Float[Tensor, "packed width"],
+    layout: PromptLayout,
+    deep_contexts: Float[Tensor, "block context width"] | None,
+    number: int,
+) -> Float[Tensor, "packed width"]:
+    """The states before block ``number``, with those of the contexts replaced where there are vectors for this block."""
+    if deep_contexts is None or not 0 < number <= len(deep_contexts):
+        return hidden
+    vectors = deep_contexts[number - 1].to(hidden.dtype).index_select(0, layout.context_numbers)
+    return hidden.index_copy(0, layout.context_slots, vectors)
 
 
 def _take(packed: Tensor, slots: Tensor) -> Tensor:
@@ -146,11 +172,9 @@ def _last_block_at_ends(
     end_mask: Float[Tensor, "row 1 1 key_length"],
 ) -> Float[Tensor, "row width"]:
     """The last block where it is read. Keys and values still come from every token."""
-    width = hidden.shape[1]
     normed = block.attention_norm(hidden)
-    weight, bias = block.query_key_value.weight, block.query_key_value.bias
-    query = functional.linear(normed.index_select(0, layout.end_slots), weight[:width], bias[:width])
-    key, value = functional.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
+    query = block.query_key_value.query(normed.index_select(0, layout.end_slots))
+    key, value = block.query_key_value.key_value(normed).chunk(2, dim=-1)
     attended = block.attend(query[:, None], _take(key, layout.key_slots), _take(value, layout.key_slots), end_mask)
     ends = hidden.index_select(0, layout.end_slots) + block.attention_output(attended[:, 0])
     return block.perceptron(ends)

@@ -32,6 +32,7 @@ class PromptLayout:
         suffix_slots: packed index of each further token, padded; ``key_slots`` are all tokens a row can see.
         unpad_index: from the padded views (prefixes, then rows) back to packed order.
         end_slots: packed index of each row's end-of-text token.
+        context_slots: packed index of each context vector; ``context_numbers`` which one it is.
     """
 
     token_ids: Int[Tensor, "token"]
@@ -45,6 +46,8 @@ class PromptLayout:
     end_mask: Bool[Tensor, "row 1 1 key_length"]
     unpad_index: Int[Tensor, "packed"]
     end_slots: Int[Tensor, "row"]
+    context_slots: Int[Tensor, "learnt"]
+    context_numbers: Int[Tensor, "learnt"]
 
     @property
     def num_rows(self) -> int:
@@ -111,9 +114,11 @@ def build_layout(
     unpad_index = np.empty(len(sources), np.int64)
     unpad_index[prefix_slots[prefix_valid]] = np.flatnonzero(prefix_valid)
     unpad_index[suffix_slots[suffix_valid]] = np.flatnonzero(suffix_valid) + prefix_valid.size
+    source_index = np.array(sources, np.int64)
+    context_slots = np.flatnonzero(source_index >= len(token_ids))
     return PromptLayout(
         token_ids=torch.tensor(token_ids),
-        source_index=torch.tensor(sources),
+        source_index=torch.from_numpy(source_index),
         position=torch.tensor(positions),
         prefix_slots=torch.from_numpy(prefix_slots),
         prefix_mask=torch.from_numpy(prefix_mask)[:, None],
@@ -123,6 +128,8 @@ def build_layout(
         end_mask=torch.from_numpy(key_valid)[:, None, None],
         unpad_index=torch.from_numpy(unpad_index),
         end_slots=torch.tensor([slots[-1] for slots in suffixes]),
+        context_slots=torch.from_numpy(context_slots),
+        context_numbers=torch.from_numpy(source_index[context_slots] - len(token_ids)),
     )
 
 

@@ -1,4 +1,4 @@
-"""The state of a run in one file, for resuming: what was learnt, momentum, running averages, and where in the order it stood.
+"""The state of a run in one file, for resuming: what was learnt, the optimizer's state, running averages, and where in the order it stood.
 
 No state of a random generator is kept: every epoch derives its own order and views from (seed, epoch), so the feed's seed and the
 place in its order say it all.
@@ -20,7 +20,7 @@ from promptmix.runtime import short_hash, tensors_checksum, write_tensors
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
-_FORMAT = "promptmix-checkpoint-2"
+_FORMAT = "promptmix-checkpoint-3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +30,16 @@ class Checkpoint:
     Attributes:
         run_key: hash of everything the result depends on; another run's checkpoint is refused by it.
         epoch, step: the next epoch and the number of its steps already done.
-        averaged_epochs: how many epochs the running averages hold.
+        averaged_weight: the weight of all epochs that the running averages hold.
         loss_sum, correct, seen: sums over the epoch's steps so far, for its line in the log.
         feed: what the feed says of itself; batches of another kind or seed would not go on where this run stopped.
-        tensors: ``parameter.*``, ``momentum.*`` and ``average.*``.
+        tensors: ``parameter.*``, ``average.*`` and the optimizer's own, ``optimizer.KEY.*``.
     """
 
     run_key: str
     epoch: int
     step: int
-    averaged_epochs: int
+    averaged_weight: float
     loss_sum: float
     correct: int
     seen: int

@@ -19,6 +19,7 @@ from promptmix.backbones.preprocess import resize_and_crop
 from promptmix.data.images import PictureSource, open_picture
 from promptmix.data.transforms import Augmentation
 from promptmix.features.reading import View, augmented, reading_threads, reads_ahead
+from promptmix.methods.base import Method
 from promptmix.runtime import numpy_generator, torch_generator
 from promptmix.structs import Batch
 
@@ -65,26 +66,34 @@ class CachedFeed:
         views = torch.randint(self._features.shape[1], (self.num_pictures,), generator=generator)
         for step in range(first_step, num_steps(self.num_pictures, batch_size)):
             rows = order[step * batch_size : (step + 1) * batch_size]
-            yield Batch(image_features=self._features[rows, views[rows]], labels=self._labels[rows])
+            number = epoch * num_steps(self.num_pictures, batch_size) + step
+            features = self._features[rows, views[rows]]
+            yield Batch(image_features=features, labels=self._labels[rows], frozen_features=features, number=number)
 
 
 class LiveFeed:
     """Batches encoded from the pictures as they are needed, each time a new random view, with a graph into an image tower that is tuned.
 
     For methods that tune the image tower, whose features change at every step, and for views that are drawn anew: nothing is cached.
+
+    Args:
+        method: encodes the pictures.
+        backbone: untouched, as it was before the method.
     """
 
     is_live = True
 
     def __init__(
         self,
+        method: Method,
         backbone: Backbone,
         pictures: Sequence[PictureSource],
         labels: Int[Tensor, "image"],
         augmentation: Augmentation,
         seed: int,
     ) -> None:
-        self._backbone, self._pictures, self._labels = backbone, pictures, labels
+        self._method, self._backbone = method, backbone
+        self._pictures, self._labels = pictures, labels
         self._augmentation, self._seed = augmentation, seed
         self.num_pictures = len(labels)
 
@@ -111,9 +120,14 @@ class LiveFeed:
                 views = [view.result() for view in upcoming or start(step)]
                 ahead = reads_ahead(self._backbone.device) and step + 1 < last
                 upcoming = start(step + 1) if ahead else []
-                features = self._backbone.encode_pixels(torch.from_numpy(np.stack(views)))
-                rows = order[step * batch_size : (step + 1) * batch_size]
-                yield Batch(image_features=features, labels=self._labels[rows])
+                pixels = torch.from_numpy(np.stack(views))
+                frozen = None
+                if self._method.needs_frozen_features:
+                    with torch.no_grad():
+                        frozen = self._backbone.encode_pixels(pixels)
+                rows, number = order[step * batch_size : (step + 1) * batch_size], epoch * last + step
+                features = self._method.encode_training_pixels(pixels, number)
+                yield Batch(image_features=features, labels=self._labels[rows], frozen_features=frozen, number=number)
 
     def _view(self, row: int, epoch: int, is_plain: bool) -> View:
         picture = open_picture(self._pictures[row])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import signal
@@ -22,11 +23,12 @@ from promptmix.methods.base import Method, Recipe
 from promptmix.runtime import keep_freed_memory, write_text, writing
 from promptmix.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from promptmix.training.feeds import Feed, num_steps
-from promptmix.training.optim import build_optimizer, rate_at, set_rates
+from promptmix.training.optim import averaging_weight, build_optimizer, rate_at, set_rates
 
 __all__ = ["StepReport", "train"]
 
 _SECONDS_BETWEEN_CHECKPOINTS = 20.0
+_OPTIMIZER_STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq")  # of SGD; of AdamW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +73,12 @@ def train(
     parameters = dict(method.named_parameters())
     optimizer = build_optimizer(method, recipe)
     averages: dict[str, Tensor] = {}
-    first_epoch, first_step, averaged_epochs = 0, 0, 0
+    averaged_weight = 0.0
+    first_epoch, first_step = 0, 0
     loss_sum, correct, seen = 0.0, 0, 0
     if checkpoint_path is not None and checkpoint_path.is_file():
         state = read_checkpoint(checkpoint_path, run_key)
-        first_epoch, first_step, averaged_epochs = state.epoch, state.step, state.averaged_epochs
+        first_epoch, first_step, averaged_weight = state.epoch, state.step, state.averaged_weight
         loss_sum, correct, seen = state.loss_sum, state.correct, state.seen
         if dict(state.feed) != feed.state:
             raise CheckpointError(
@@ -85,23 +88,27 @@ def train(
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(state.tensors[f"parameter.{name}"])
-                if f"momentum.{name}" in state.tensors:
-                    optimizer.state[parameter]["momentum_buffer"] = state.tensors[f"momentum.{name}"].clone()
+                for key in _OPTIMIZER_STATE:
+                    if f"optimizer.{key}.{name}" in state.tensors:
+                        kept = state.tensors[f"optimizer.{key}.{name}"].clone()
+                        # The optimizer counts its steps on the CPU.
+                        optimizer.state[parameter][key] = kept if key == "step" else kept.to(parameter.device)
                 if f"average.{name}" in state.tensors:
-                    averages[name] = state.tensors[f"average.{name}"].clone()
+                    averages[name] = state.tensors[f"average.{name}"].to(parameter.device, copy=True)
     if log_path is not None:
         _cut_log(log_path, first_epoch)
 
     steps = num_steps(feed.num_pictures, recipe.batch_size)
+    all_steps = recipe.epochs * steps if recipe.steps is None else recipe.steps
+    epochs = math.ceil(all_steps / steps)
     last_write = time.monotonic()
 
     def save(epoch: int, step: int) -> None:
         assert checkpoint_path is not None
         tensors: dict[str, Tensor] = {f"parameter.{name}": parameter for name, parameter in parameters.items()}
         for name, parameter in parameters.items():
-            momentum = optimizer.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{name}"] = momentum
+            kept = optimizer.state[parameter]
+            tensors |= {f"optimizer.{key}.{name}": kept[key] for key in _OPTIMIZER_STATE if kept.get(key) is not None}
         tensors |= {f"average.{name}": average for name, average in averages.items()}
         write_checkpoint(
             checkpoint_path,
@@ -109,7 +116,7 @@ def train(
                 run_key=run_key,
                 epoch=epoch,
                 step=step,
-                averaged_epochs=averaged_epochs,
+                averaged_weight=averaged_weight,
                 loss_sum=loss_sum,
                 correct=correct,
                 seen=seen,
@@ -119,11 +126,14 @@ def train(
         )
 
     with _stop_signals() as stop:
-        for epoch in range(first_epoch, recipe.epochs):
-            set_rates(optimizer, recipe, epoch)
+        for epoch in range(first_epoch, epochs):
+            # The last epoch is cut short where the length was given in steps.
+            steps_here = min(steps, all_steps - epoch * steps)
             if first_step == 0:
                 loss_sum, correct, seen = 0.0, 0, 0
-            for step, batch in enumerate(feed.batches(epoch, recipe.batch_size, first_step), start=first_step):
+            batches = feed.batches(epoch, recipe.batch_size, first_step)
+            for step, batch in enumerate(itertools.islice(batches, steps_here - first_step), start=first_step):
+                set_rates(optimizer, recipe, epoch, batch.number / all_steps)
                 output = method.training_step(batch)
                 loss = float(output.loss.detach())
                 if not math.isfinite(loss):
@@ -131,7 +141,7 @@ def train(
                         f"the loss became {loss} in epoch {epoch + 1}; lower the rate (--set recipe.rate=...) and start again"
                     )
                 optimizer.zero_grad()
-                output.loss.backward()
+                method.backward(output)
                 if recipe.clip is not None:
                     torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.clip)
                 optimizer.step()
@@ -143,51 +153,52 @@ def train(
                     on_step(
                         StepReport(
                             epoch=epoch,
-                            epochs=recipe.epochs,
+                            epochs=epochs,
                             step=step,
-                            steps=steps,
+                            steps=steps_here,
                             loss=loss_sum / seen,
                             accuracy=correct / seen,
                         )
                     )
-                if checkpoint_path is not None and step + 1 < steps:
+                if checkpoint_path is not None and step + 1 < steps_here:
                     if stop.is_set():
                         save(epoch, step + 1)
                     elif time.monotonic() - last_write > _SECONDS_BETWEEN_CHECKPOINTS:
                         save(epoch, step + 1)
                         last_write = time.monotonic()
-                if stop.is_set() and step + 1 < steps:
-                    raise InterruptedRun(_stopped(epoch, recipe, checkpoint_path))
+                if stop.is_set() and step + 1 < steps_here:
+                    raise InterruptedRun(_stopped(epoch, epochs, checkpoint_path))
             first_step = 0
-            if recipe.averaging == "second_half" and epoch >= recipe.epochs // 2:
-                averaged_epochs += 1
+            weight = averaging_weight(recipe, epoch, epochs)
+            if weight > 0:
+                averaged_weight += weight
                 for name, parameter in parameters.items():
                     before = averages.get(name, torch.zeros_like(parameter))
-                    averages[name] = before + (parameter.detach() - before) / averaged_epochs
+                    averages[name] = before + (parameter.detach() - before) * (weight / averaged_weight)
             if log_path is not None:
-                line = {"epoch": epoch, "rate": rate_at(recipe, epoch), "loss": loss_sum / seen, "accuracy": correct / seen}
+                line = {"epoch": epoch, "rate": rate_at(recipe, epoch, progress=batch.number / all_steps), "loss": loss_sum / seen, "accuracy": correct / seen}
                 line |= {f"last_{name}": float(term.detach()) for name, term in output.terms.items()}
                 _append_line(log_path, line)
             if checkpoint_path is not None and (stop.is_set() or time.monotonic() - last_write > _SECONDS_BETWEEN_CHECKPOINTS):
                 save(epoch + 1, 0)
                 last_write = time.monotonic()
             if stop.is_set():
-                raise InterruptedRun(_stopped(epoch, recipe, checkpoint_path))
+                raise InterruptedRun(_stopped(epoch, epochs, checkpoint_path))
 
     if averages:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(averages[name])
-    return recipe.epochs * steps
+    return all_steps
 
 
-def _stopped(epoch: int, recipe: Recipe, checkpoint_path: Path | None) -> str:
+def _stopped(epoch: int, epochs: int, checkpoint_path: Path | None) -> str:
     kept = (
         "nothing was kept, there is no run folder"
         if checkpoint_path is None
         else f"the state is in {checkpoint_path}; --resume goes on"
     )
-    return f"stopped in epoch {epoch + 1} of {recipe.epochs}; {kept}"
+    return f"stopped in epoch {epoch + 1} of {epochs}; {kept}"
 
 
 @contextlib.contextmanager

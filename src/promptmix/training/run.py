@@ -6,23 +6,20 @@ import csv
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
-from promptmix.config import StrictModel
 from promptmix.data.images import PictureSource, StoredPicture, content_key
-from promptmix.data.records import PictureSet
+from promptmix.data.records import LabelledPictures, PictureSet
 from promptmix.data.splits import split_hash, write_split
-from promptmix.data.transforms import Augmentation
-from promptmix.errors import CheckpointError, DataError, InterruptedRun, listed, printable
+from promptmix.errors import CheckpointError, DataError, listed, printable
 from promptmix.evaluation.evaluate import Prediction, predict_features
 from promptmix.evaluation.metrics import Metrics, measure
 from promptmix.evaluation.results import RunResult, peak_memory_bytes, read_result, versions, write_result
@@ -32,67 +29,11 @@ from promptmix.methods.base import Recipe
 from promptmix.methods.registry import build_method, method_class
 from promptmix.model_folder import SavedModel, read_model, refuse_overwrite, remove_model, write_model
 from promptmix.runtime import atomic_path, short_hash, write_json, writing
-from promptmix.training.choose import choose_options
-from promptmix.training.feeds import CachedFeed, Feed, LiveFeed
-from promptmix.training.loop import StepReport, train
+from promptmix.training.fit import Progress, RunConfig, learn, no_progress, prepare
 
 __all__ = ["LabelledPictures", "Outcome", "RunConfig", "run"]
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int, str], None]
-"""Called with (what is being done, how much is done, how much there is, a few words of detail)."""
-
-
-class RunConfig(StrictModel):
-    """Everything a run depends on, besides the pictures.
-
-    Attributes:
-        method, options: the method by name and its own options (``preset`` among them).
-        recipe: what to change of the method's recipe.
-        shots: how many pictures a class the training set was cut to, for the record and the recipe's length; None: all.
-        seed: of every random choice; 0 is a seed like any other.
-    """
-
-    method: str = "mocoop"
-    options: dict[str, Any] = Field(default_factory=dict)
-    recipe: dict[str, Any] = Field(default_factory=dict)
-    backbone: str = "bundled"
-    device: str = "auto"
-    precision: str = "auto"
-    shots: int | None = Field(default=None, ge=1)
-    seed: int = Field(default=1, ge=0, lt=2**63)
-    augmentation: Augmentation = Augmentation()
-    skip_bad: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledPictures:
-    """Pictures with the index of each one's class.
-
-    Attributes:
-        description: what they are, for people; printed wherever a number was measured on them.
-    """
-
-    pictures: Sequence[PictureSource]
-    labels: Sequence[int]
-    class_names: tuple[str, ...]
-    description: str
-
-    @staticmethod
-    def of(pictures: PictureSet, description: str) -> LabelledPictures:
-        return LabelledPictures(
-            pictures=pictures.pictures, labels=pictures.labels, class_names=pictures.class_names, description=description
-        )
-
-    def subset(self, places: Sequence[int]) -> LabelledPictures:
-        """Some of the pictures, with all class names."""
-        return LabelledPictures(
-            pictures=[self.pictures[place] for place in places],
-            labels=[self.labels[place] for place in places],
-            class_names=self.class_names,
-            description=f"{len(places)} of {self.description}",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +57,7 @@ def run(
     notes: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
-    on_progress: Progress = lambda stage, done, total, detail: None,
+    on_progress: Progress = no_progress,
 ) -> Outcome:
     """Train one method on pictures and measure it.
 
@@ -138,7 +79,6 @@ def run(
     seconds: dict[str, float] = {}
     kind = method_class(config.method)
     asked = kind.parse_options(config.options)  # problems come before any work
-    open_options = kind.open_options(asked)
     recipe = kind.recipe_for(config.shots, config.recipe)
     resumes = out is not None and resume and (out / "run.json").is_file()
     if out is not None and not resumes:
@@ -152,56 +92,13 @@ def run(
         finished = _finished_run(out, run_key)
         if finished is not None:
             return finished
-    options = config.options
-    notes = list(notes)
-    if open_options:
 
-        def accuracy_with(candidate: Mapping[str, Any], learnt_from: list[int], held_out: list[int]) -> float:
-            tried = config.model_copy(update={"options": {**config.options, **candidate}})
-            parts = training.subset(learnt_from), training.subset(held_out)
-            try:
-                outcome = run(
-                    tried,
-                    *parts,
-                    more_class_names=more_class_names,
-                    backbone=backbone,
-                    cache=cache,
-                    on_progress=lambda stage, *progress: on_progress(f"choosing options: {stage}", *progress),
-                )
-            except InterruptedRun as problem:
-                raise InterruptedRun("stopped while choosing options; nothing was learnt yet, start the run again") from problem
-            return float(outcome.result.metrics["accuracy"])
-
-        begun = time.monotonic()
-        choice = choose_options(open_options, training.labels, training.class_names, config.seed, accuracy_with)
-        options = {**options, **choice.options}
-        notes.append(choice.note())
-        seconds["choosing"] = time.monotonic() - begun
-    method = build_method(config.method, options, backbone, training.class_names, config.seed, more_class_names)
-    method.to(backbone.device)
-    replaces = out is not None and not resumes and (out / "run.json").is_file()
-    if out is not None and not resumes and not replaces:
-        if resume:
-            logger.warning("there is no run to resume in %s; a new one starts", out)
-        _start_run_folder(out, run_key, config, recipe)
-
-    # Image features: each picture once, from the cache where it was seen before. Those of the test pictures are made now too: what
-    # is wrong with one should not wait for the end of the training.
-    labels = torch.tensor(list(training.labels), device=backbone.device)
-    is_live = kind.learns == "by gradient" and (method.tunes_image_tower or config.augmentation.fresh)
-    augmentation = config.augmentation if kind.learns == "by gradient" and not is_live else None
+    # Image features: those of the test pictures are made before the training too. What is wrong with one should not wait for its end.
     begun = time.monotonic()
-    extracted = extract_features(
-        backbone,
-        training.pictures,
-        augmentation=augmentation,
-        seed=config.seed,
-        cache=cache,
-        skip_bad=config.skip_bad,
-        on_progress=lambda done, total: on_progress("training pictures", done, total, ""),
+    prepared = prepare(
+        config, training, backbone=backbone, cache=cache, more_class_names=more_class_names, on_progress=on_progress
     )
-    features, labels = extracted.features.to(backbone.device), labels[list(extracted.kept)]
-    _check_classes(labels, training)
+    method = prepared.method
     tested = extract_features(
         backbone,
         measured.pictures,
@@ -212,12 +109,16 @@ def run(
     test_features = tested.features[:, 0].to(backbone.device)
     test_labels = torch.tensor([measured.labels[index] for index in tested.kept])
     shown = [measured.pictures[index] for index in tested.kept]
-    bad = extracted.bad if test is None else (*extracted.bad, *tested.bad)
-    for picture, reason in bad:
-        logger.warning("left out %s: %s", printable(picture), printable(reason))
+    bad = prepared.bad
+    if test is not None:
+        bad = (*bad, *tested.bad)
+        for picture, reason in tested.bad:
+            logger.warning("left out %s: %s", printable(picture), printable(reason))
     # An old run goes only now, with every picture read: a mistake in the new run's input must not cost it.
-    if out is not None and replaces:
-        _start_run_folder(out, run_key, config, recipe)
+    if out is not None and not resumes:
+        if resume:
+            logger.warning("there is no run to resume in %s; a new one starts", out)
+        _start_run_folder(out, run_key, config, prepared.recipe)
     hash_of_split = None
     if split is not None:
         left_out = {name for name, _ in bad}
@@ -226,34 +127,20 @@ def run(
             for name, part in split.items()
         }
         hash_of_split = split_hash(used) if out is None else write_split(out / "split.json", used)
-    seconds["features"] = time.monotonic() - begun
-    logger.info("features of %d pictures: %.1f s", len(extracted.kept) + len(tested.kept), seconds["features"])
+    seconds |= prepared.seconds
+    seconds["features"] = time.monotonic() - begun - seconds.get("choosing", 0.0)
+    logger.info("features of %d pictures: %.1f s", len(prepared.kept) + len(tested.kept), seconds["features"])
 
     # Learning.
     begun = time.monotonic()
-    if kind.learns == "by gradient":
-        feed: Feed = CachedFeed(features, labels, config.seed)
-        if is_live:
-            kept = [training.pictures[index] for index in extracted.kept]
-            feed = LiveFeed(method.training_backbone, kept, labels, config.augmentation, config.seed)
-
-        def report(step: StepReport) -> None:
-            done, total = step.epoch * step.steps + step.step + 1, step.epochs * step.steps
-            on_progress("training", done, total, f"loss {step.loss:.3f}, accuracy {100 * step.accuracy:.1f} %")
-
-        train(
-            method,
-            recipe,
-            feed,
-            run_key=run_key,
-            log_path=None if out is None else out / "log.jsonl",
-            checkpoint_path=None if out is None else out / "checkpoint.safetensors",
-            on_step=report,
-        )
-    elif kind.learns == "in closed form":
-        method.fit_features(features[:, 0].cpu(), labels.cpu(), config.seed)
+    learn(
+        prepared,
+        run_key=run_key,
+        log_path=None if out is None else out / "log.jsonl",
+        checkpoint_path=None if out is None else out / "checkpoint.safetensors",
+        on_progress=on_progress,
+    )
     seconds["training"] = time.monotonic() - begun
-    logger.info("training of %d parameters: %.1f s", method.num_learnt_parameters, seconds["training"])
 
     # Measuring, beside zero-shot on the same pictures.
     begun = time.monotonic()
@@ -268,7 +155,7 @@ def run(
     seconds["all"] = time.monotonic() - started
     logger.info("measuring: %.1f s", seconds["evaluation"])
     worse = metrics.accuracy < zero_shot.accuracy
-    all_notes = [*notes, *method.notes()]
+    all_notes = [*notes, *prepared.notes, *method.notes()]
     if bad:
         all_notes.append(f"left out {len(bad)} pictures that cannot be read: {listed(printable(name) for name, _ in bad)}")
     if test is None:
@@ -285,7 +172,7 @@ def run(
         backbone_fingerprint=backbone.fingerprint,
         config={
             **config.model_dump(mode="json"),
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": prepared.recipe.model_dump(mode="json"),
             "options": asked.model_dump(mode="json"),
         },
         data=f"trained on {training.description}; measured on {measured.description}",
@@ -316,10 +203,10 @@ def run(
         training={
             "data": training.description,
             "measured_on": measured.description,
-            "num_training_pictures": len(labels),
+            "num_training_pictures": len(prepared.kept),
             "shots": config.shots,
             "seed": config.seed,
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": prepared.recipe.model_dump(mode="json"),
             "metrics": _headline(metrics),
             "zero_shot": _headline(zero_shot),
             "notes": all_notes,
@@ -391,16 +278,6 @@ def _start_run_folder(out: Path, run_key: str, config: RunConfig, recipe: Recipe
             "versions": versions(),
         },
     )
-
-
-def _check_classes(labels: Tensor, training: LabelledPictures) -> None:
-    """Every class needs a picture to learn from."""
-    present = set(labels.tolist())
-    missing = [name for index, name in enumerate(training.class_names) if index not in present]
-    if missing:
-        raise DataError(
-            f"no readable training picture of class {missing[0]!r} ({len(missing)} such); add some or remove the class"
-        )
 
 
 def _headline(metrics: Metrics) -> dict[str, Any]:

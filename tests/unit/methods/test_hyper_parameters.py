@@ -69,6 +69,13 @@ RECIPE: dict[str, tuple[Any, dict[str, Any]]] = {
     "weight_decay": (0.1, {}),
     "clip": (0.001, {}),
     "averaging": ("second_half", {}),
+    "averaging_mean": (3.0, {"averaging": "gaussian"}),
+    "averaging_deviation": (10.0, {"averaging": "gaussian", "averaging_mean": 2.0}),
+    "optimizer": ("adamw", {}),
+    "epsilon": (1.0, {"optimizer": "adamw"}),
+    "schedule": ("step", {}),
+    "final_rate": (0.05, {"schedule": "step"}),
+    "steps": (5, {"schedule": "step"}),
 }
 
 
@@ -88,7 +95,7 @@ def outcome(backbone: Backbone, name: str, options: dict[str, Any], recipe: dict
         whole = {"epochs": 3, "rate": 0.05, "batch_size": 8, "warmup_epochs": 1, **recipe}
         train(method, Recipe.model_validate(whole), CachedFeed(features[:, None], labels, 1))
     elif method.learns == "in closed form":
-        method.fit_features(features, labels, 1)
+        method.fit_features(features[:, None], labels, 1)
     added = [] if name == "linear-probe" or options.get("class_specific") else [method.encode_classes(MORE)]
     return [method.classifier().logits(features), *added]
 

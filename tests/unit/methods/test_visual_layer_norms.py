@@ -146,7 +146,8 @@ def test_classes_are_added_to_a_model_with_a_tower_of_its_own(whole: tuple[Outco
 def test_the_norms_are_tuned_at_a_tenth_of_the_rate_by_the_gradient_of_the_loss(backbone: Backbone) -> None:
     shots = pictures(1)
     methods = [build_method("mocoop", {"preset": "as_released"}, backbone, CLASSES, seed=3) for _ in range(2)]
-    feeds = [LiveFeed(one.training_backbone, shots.pictures, torch.tensor(shots.labels), Augmentation(), 3) for one in methods]
+    labels = torch.tensor(shots.labels)
+    feeds = [LiveFeed(one, backbone, shots.pictures, labels, Augmentation(), 3) for one in methods]
     recipe = Recipe(epochs=1, rate=0.5, batch_size=len(shots.labels), warmup_epochs=0, momentum=0.0, weight_decay=0.0)
     before = methods[0].learnt_state()
     train(methods[0], recipe, feeds[0])

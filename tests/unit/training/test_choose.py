@@ -123,7 +123,7 @@ def test_what_is_chosen_is_what_did_best(backbone: Backbone, cache: FeatureCache
     for wanted in (1, 2):
         given = {"regroup": wanted}
         monkeypatch.setattr(
-            "promptmix.training.run.choose_options",
+            "promptmix.training.fit.choose_options",
             lambda candidates, labels, class_names, seed, fit, given=given: choose_options(
                 candidates, labels, class_names, seed, lambda candidate, *places: float(candidate == given)
             ),

@@ -10,6 +10,7 @@ from promptmix.backbones.registry import load_backbone
 from promptmix.data.pictograms import draw_set
 from promptmix.data.transforms import Augmentation
 from promptmix.features.extract import extract_features
+from promptmix.methods.registry import build_method
 from promptmix.training.feeds import CachedFeed, LiveFeed
 
 PICTURES, VIEWS = 12, 4
@@ -49,7 +50,8 @@ def test_a_live_feed_shows_the_test_view_as_often_as_a_cached_one(views: int, al
     backbone = load_backbone("bundled", device="cpu")
     pictures = [one.image for one in draw_set(("anchor", "cat"), ("photo",), 8, 1)]
     plain = extract_features(backbone, pictures).features[:, 0]
-    feed = LiveFeed(backbone, pictures, torch.arange(16), Augmentation(views=views), 1)
+    method = build_method("zero-shot", {}, backbone, ("anchor", "cat"))
+    feed = LiveFeed(method, backbone, pictures, torch.arange(16), Augmentation(views=views), 1)
     with torch.no_grad():
         is_plain = [
             bool(torch.allclose(feature, plain[label], atol=1e-4))

@@ -61,7 +61,9 @@ def test_fresh_views_teach_something_else_than_fixed_ones(backbone: Backbone) ->
 
 
 def test_each_epoch_has_its_own_views(backbone: Backbone) -> None:
-    feed = LiveFeed(backbone, pictures().pictures, torch.tensor(pictures().labels), Augmentation(views=1000, fresh=True), 1)
+    method = build_method("zero-shot", {}, backbone, CLASSES)
+    labels = torch.tensor(pictures().labels)
+    feed = LiveFeed(method, backbone, pictures().pictures, labels, Augmentation(views=1000, fresh=True), 1)
     rows: list[dict[int, torch.Tensor]] = []
     for epoch in (0, 1):
         with torch.no_grad():
@@ -99,7 +101,7 @@ def test_a_checkpoint_goes_on_with_its_own_feed_alone(backbone: Backbone, tmp_pa
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(InterruptedRun):
         train(method(), recipe, CachedFeed(features, labels, 1), checkpoint_path=path, on_step=stop)
-    others = [CachedFeed(features, labels, 2), LiveFeed(backbone, shots.pictures, labels, Augmentation(), 1)]
+    others = [CachedFeed(features, labels, 2), LiveFeed(method(), backbone, shots.pictures, labels, Augmentation(), 1)]
     for feed in others:
         with pytest.raises(CheckpointError, match="another feed"):
             train(method(), recipe, feed, checkpoint_path=path)

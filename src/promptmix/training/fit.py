@@ -1,0 +1,235 @@
+"""Learning: from pictures to a method that has learnt. What is measured afterwards, and saved, is not known here."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from promptmix.backbones.base import Backbone
+from promptmix.config import StrictModel
+from promptmix.data.records import LabelledPictures
+from promptmix.data.transforms import Augmentation
+from promptmix.errors import DataError, InterruptedRun, printable
+from promptmix.evaluation.metrics import measure
+from promptmix.features.cache import FeatureCache
+from promptmix.features.extract import extract_features
+from promptmix.methods.base import Method, Recipe
+from promptmix.methods.registry import build_method, method_class
+from promptmix.training.choose import choose_options
+from promptmix.training.feeds import CachedFeed, Feed, LiveFeed
+from promptmix.training.loop import StepReport, train
+
+__all__ = ["Prepared", "Progress", "RunConfig", "learn", "no_progress", "prepare"]
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with (what is being done, how much is done, how much there is, a few words of detail)."""
+
+
+class RunConfig(StrictModel):
+    """Everything a run depends on, besides the pictures.
+
+    Attributes:
+        method, options: the method by name and its own options (``preset`` among them).
+        recipe: what to change of the method's recipe.
+        shots: how many pictures a class the training set was cut to, for the record and the recipe's length; None: all.
+        seed: of every random choice; 0 is a seed like any other.
+    """
+
+    method: str = "mocoop"
+    options: dict[str, Any] = Field(default_factory=dict)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    backbone: str = "bundled"
+    device: str = "auto"
+    precision: str = "auto"
+    shots: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=1, ge=0, lt=2**63)
+    augmentation: Augmentation = Augmentation()
+    skip_bad: bool = False
+
+
+def no_progress(stage: str, done: int, total: int, detail: str) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """All that learning needs: the pictures' features, and the method, untrained.
+
+    Attributes:
+        kept: the places of the pictures that could be read; ``bad`` the others, each with the reason.
+        features: of the kept pictures; view 0 is the test view.
+        notes: what must stand beside any number that comes of it.
+        seconds: of choosing options, where some were left open.
+    """
+
+    config: RunConfig
+    recipe: Recipe
+    method: Method
+    backbone: Backbone
+    training: LabelledPictures
+    features: Float[Tensor, "picture view embedding"]
+    labels: Int[Tensor, "picture"]
+    kept: tuple[int, ...]
+    bad: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    seconds: Mapping[str, float]
+
+
+def prepare(
+    config: RunConfig,
+    training: LabelledPictures,
+    *,
+    backbone: Backbone,
+    cache: FeatureCache | None = None,
+    more_class_names: Sequence[str] = (),
+    on_progress: Progress = no_progress,
+) -> Prepared:
+    """Choose what the options leave open, on held-out training pictures; build the method; encode the training pictures.
+
+    Raises:
+        ConfigError, DataError, BackboneError: see the message; among them a class without a readable picture.
+        InterruptedRun: stopped while choosing options.
+    """
+    kind = method_class(config.method)
+    asked = kind.parse_options(config.options)
+    recipe = kind.recipe_for(config.shots, config.recipe)
+    options, notes, seconds = config.options, list[str](), dict[str, float]()
+    open_options = kind.open_options(asked)
+    if open_options:
+
+        def accuracy_with(candidate: Mapping[str, Any], learnt_from: list[int], held_out: list[int]) -> float:
+            tried = config.model_copy(update={"options": {**config.options, **candidate}})
+            parts = training.subset(learnt_from), training.subset(held_out)
+            try:
+                return _accuracy(tried, *parts, backbone, cache, more_class_names, on_progress)
+            except InterruptedRun as problem:
+                raise InterruptedRun("stopped while choosing options; nothing was learnt yet, start the run again") from problem
+
+        begun = time.monotonic()
+        choice = choose_options(open_options, training.labels, training.class_names, config.seed, accuracy_with)
+        options = {**options, **choice.options}
+        notes.append(choice.note())
+        seconds["choosing"] = time.monotonic() - begun
+    method = build_method(config.method, options, backbone, training.class_names, config.seed, more_class_names)
+
+    # Each picture once, from the cache where it was seen before.
+    uses_views = (kind.learns == "by gradient" and not _is_live(method, config)) or kind.learns_from_views
+    extracted = extract_features(
+        backbone,
+        training.pictures,
+        augmentation=config.augmentation if uses_views else None,
+        seed=config.seed,
+        cache=cache,
+        skip_bad=config.skip_bad,
+        on_progress=lambda done, total: on_progress("training pictures", done, total, ""),
+    )
+    labels = torch.tensor(list(training.labels), device=backbone.device)[list(extracted.kept)]
+    _check_classes(labels, training)
+    for picture, reason in extracted.bad:
+        logger.warning("left out %s: %s", printable(picture), printable(reason))
+    return Prepared(
+        config=config,
+        recipe=recipe,
+        method=method,
+        backbone=backbone,
+        training=training,
+        features=extracted.features.to(backbone.device),
+        labels=labels,
+        kept=extracted.kept,
+        bad=extracted.bad,
+        notes=tuple(notes),
+        seconds=seconds,
+    )
+
+
+def learn(
+    prepared: Prepared,
+    *,
+    run_key: str = "",
+    log_path: Path | None = None,
+    checkpoint_path: Path | None = None,
+    on_progress: Progress = no_progress,
+) -> None:
+    """Train the prepared method in place; goes on from ``checkpoint_path`` where that file is there.
+
+    Raises:
+        InterruptedRun: stopped by the person; the checkpoint was written.
+        CheckpointError: the checkpoint is damaged or of another run.
+        ConfigError: the loss is no longer a finite number.
+    """
+    config, method, labels = prepared.config, prepared.method, prepared.labels
+    begun = time.monotonic()
+    if method.learns == "by gradient":
+        feed: Feed = CachedFeed(prepared.features, labels, config.seed)
+        if _is_live(method, config):
+            pictures = [prepared.training.pictures[place] for place in prepared.kept]
+            feed = LiveFeed(method, prepared.backbone, pictures, labels, config.augmentation, config.seed)
+
+        def report(step: StepReport) -> None:
+            done, total = step.epoch * step.steps + step.step + 1, step.epochs * step.steps
+            on_progress("training", done, total, f"loss {step.loss:.3f}, accuracy {100 * step.accuracy:.1f} %")
+
+        train(
+            method,
+            prepared.recipe,
+            feed,
+            run_key=run_key,
+            log_path=log_path,
+            checkpoint_path=checkpoint_path,
+            on_step=report,
+        )
+    elif method.learns == "in closed form":
+        method.fit_features(prepared.features.cpu(), labels.cpu(), config.seed)
+    logger.info("training of %d parameters: %.1f s", method.num_learnt_parameters, time.monotonic() - begun)
+
+
+def _accuracy(
+    config: RunConfig,
+    training: LabelledPictures,
+    held_out: LabelledPictures,
+    backbone: Backbone,
+    cache: FeatureCache | None,
+    more_class_names: Sequence[str],
+    on_progress: Progress,
+) -> float:
+    """What a method that learns from some training pictures gives on others of them."""
+
+    def report(stage: str, done: int, total: int, detail: str) -> None:
+        on_progress(f"choosing options: {stage}", done, total, detail)
+
+    prepared = prepare(
+        config, training, backbone=backbone, cache=cache, more_class_names=more_class_names, on_progress=report
+    )
+    learn(prepared, on_progress=report)
+    method = prepared.method
+    seen = extract_features(method.backbone, held_out.pictures, cache=cache, skip_bad=config.skip_bad)
+    with torch.no_grad():
+        logits = method.classifier().logits(seen.features[:, 0].to(backbone.device)).cpu()
+    labels = torch.tensor([held_out.labels[place] for place in seen.kept])
+    return measure(logits, labels, training.class_names).accuracy
+
+
+def _is_live(method: Method, config: RunConfig) -> bool:
+    """Whether the pictures are encoded anew at each step."""
+    return method.learns == "by gradient" and (method.tunes_image_tower or config.augmentation.fresh)
+
+
+def _check_classes(labels: Tensor, training: LabelledPictures) -> None:
+    """Every class needs a picture to learn from."""
+    present = set(labels.tolist())
+    missing = [name for index, name in enumerate(training.class_names) if index not in present]
+    if missing:
+        raise DataError(
+            f"no readable training picture of class {missing[0]!r} ({len(missing)} such); add some or remove the class"
+        )
