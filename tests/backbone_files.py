@@ -1,4 +1,4 @@
-"""Small backbones with random weights, in each format: written by transformers, or from a textbook CLIP of OpenAI's parameter names."""
+"""Small backbones with random weights, in each format: written by transformers, from a textbook CLIP of OpenAI's parameter names, or ours."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from promptmix.backbones.configs import ModifiedResNetConfig
+from promptmix.backbones.configs import BackboneConfig, ModifiedResNetConfig, VisionTransformerConfig
+from promptmix.backbones.registry import bundled_folder, load_backbone
 from promptmix.backbones.vision_resnet import ModifiedResNet
+from promptmix.backbones.vision_transformer import VisionTransformer
+from promptmix.backbones.weights import save_folder
 
 SMALL_TOKENIZER = Path(__file__).parent / "fixtures" / "small_tokenizer.json"  # 1,034 tokens
 WIDTH = 128  # two heads of 64 channels: OpenAI's archives leave no choice
@@ -212,3 +215,24 @@ def write_clip(folder: Path, activation: str, tokens: dict[str, int] = TOKENS, h
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocess))
     shutil.copy(SMALL_TOKENIZER, folder / "tokenizer.json")
     return model
+
+
+def write_with_vision_transformer(folder: Path, layers: int = 2) -> None:
+    """The bundled backbone's text tower beside a small vision transformer of random weights, in the package's own format."""
+    bundled = load_backbone("bundled", device="cpu")
+    text, _ = bundled.require_text()
+    raw = json.loads((bundled_folder() / "config.json").read_text(encoding="utf-8"))
+    sizes = {"image_size": 64, "patch_size": 16, "width": 32, "layers": layers, "heads": 2, "mlp_width": 64}
+    vision = {"kind": "vision_transformer", **sizes, "activation": "quick_gelu", "layer_norm_epsilon": 1e-5}
+    parts = {"text": raw["text"], "vision": vision, "preprocess": raw["preprocess"]}
+    config = BackboneConfig.model_validate({"embedding_width": raw["embedding_width"], **parts})
+    assert isinstance(config.vision, VisionTransformerConfig)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tower = VisionTransformer(config.vision, config.embedding_width)
+        for parameter in tower.parameters():
+            # Matrices keep the size of what they are given, so that pictures stay as different as they are.
+            size = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
+            parameter.data += size * torch.randn_like(parameter)
+    tokenizer = (bundled_folder() / "tokenizer.json").read_text(encoding="utf-8")
+    save_folder(folder, config, {"text": text, "vision": tower}, torch.tensor(bundled.logit_scale).log(), tokenizer)

@@ -22,27 +22,26 @@ from PIL import Image
 from torch import Tensor
 
 from promptmix.backbones.base import Backbone
-from promptmix.data import pictograms
-from promptmix.data.pictograms import DrawnPicture
+from promptmix.data.drawn_task import block_of_classes, draw_shots, draw_tests, labelled
+from promptmix.data.pictograms import UNSEEN_STYLES, DrawnPicture
 from promptmix.errors import ConfigError, DataError
 from promptmix.evaluation.evaluate import predict_features
 from promptmix.evaluation.metrics import harmonic_mean
 from promptmix.evaluation.results import versions
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features
-from promptmix.inference.predictor import add_classes
+from promptmix.inference.predictor import Predictor, add_classes
 from promptmix.model_folder import SavedModel, write_model
 from promptmix.reporting.aggregate import Spread, spread
 from promptmix.reporting.tables import markdown_table, share_with_spread
 from promptmix.runtime import numpy_generator, write_json, write_text, writing
-from promptmix.training.run import LabelledPictures, RunConfig, run
+from promptmix.training.fit import RunConfig
+from promptmix.training.run import run
 
 __all__ = ["METHODS", "DemoTask", "MethodScores", "check_free", "compare", "draw_task", "table_rows", "verdict", "write_demo"]
 
 SEEDS = (1, 2, 3)
-NUM_CLASSES = 20  # base classes, and as many new ones
 SHOTS = 16
-TEST_PICTURES = 10  # of each class and style
 
 # Augmented views made every method worse on the classes the recipes were chosen on: a part of a small pictogram is no pictogram.
 _PLAIN: dict[str, Any] = {"augmentation": {"views": 0}}
@@ -123,17 +122,13 @@ def draw_task(seeds: tuple[int, ...] = SEEDS, *, validation: bool = False) -> De
 
     With ``validation``, 40 other classes: those that the recipes were chosen on.
     """
-    styles = pictograms.UNSEEN_STYLES
-    order = numpy_generator(0, "demo classes").permutation(len(pictograms.CLASS_NAMES))
-    first = 2 * NUM_CLASSES if validation else 0
-    names = [pictograms.CLASS_NAMES[index] for index in order[first : first + 2 * NUM_CLASSES]]
-    base, new = tuple(names[:NUM_CLASSES]), tuple(names[NUM_CLASSES:])
+    base, new = block_of_classes(1 if validation else 0)
     return DemoTask(
         base=base,
         new=new,
-        training={seed: pictograms.draw_set(base, styles, SHOTS // len(styles), 1000 + seed) for seed in seeds},
-        test_base=pictograms.draw_set(base, styles, TEST_PICTURES, 100),
-        test_new=pictograms.draw_set(new, styles, TEST_PICTURES, 100),
+        training={seed: draw_shots(base, UNSEEN_STYLES, SHOTS, seed) for seed in seeds},
+        test_base=draw_tests(base, UNSEEN_STYLES),
+        test_new=draw_tests(new, UNSEEN_STYLES),
     )
 
 
@@ -153,7 +148,7 @@ def compare(
     base_features, new_features = features[: len(task.test_base)], features[len(task.test_base) :]
     for shots in task.training.values():
         extract_features(backbone, [one.image for one in shots], cache=cache)  # so that no method pays for the others
-    test_base = _labelled(task.test_base, task.base, "base classes")
+    test_base = labelled(task.test_base, task.base, "base classes")
     scores: dict[str, MethodScores] = {}
     for number, (name, options) in enumerate(methods.items()):
         base: list[float] = []
@@ -165,17 +160,17 @@ def compare(
             on_progress("methods x seeds", number * len(task.training) + place, len(methods) * len(task.training), name)
             config = RunConfig.model_validate({"seed": seed, "shots": SHOTS, **options})
             started = time.monotonic()
-            outcome = run(config, _labelled(shots, task.base, "base classes"), test_base, backbone=backbone, cache=cache)
+            outcome = run(config, labelled(shots, task.base, "base classes"), test_base, backbone=backbone, cache=cache)
             seconds += time.monotonic() - started
             models.append(outcome.model)
-            hits = _hits(outcome.model, base_features, task.test_base, task.base)
+            hits = _hits(outcome.model, backbone, base_features, task.test_base, task.base)
             base.append(float(hits.mean()))
             styles.append(_by_style(hits, task.test_base))
             try:
                 both = add_classes(outcome.model, task.new, backbone)
             except ConfigError:
                 continue  # the method knows only classes it has seen pictures of
-            new.append(float(_hits(both, new_features, task.test_new, task.new).mean()))
+            new.append(float(_hits(both, backbone, new_features, task.test_new, task.new).mean()))
         knows_new = len(new) == len(base)
         scores[name] = MethodScores(
             base=base,
@@ -190,26 +185,18 @@ def compare(
     return scores
 
 
-def _labelled(pictures: Sequence[DrawnPicture], class_names: tuple[str, ...], what: str) -> LabelledPictures:
-    styles = ", ".join(dict.fromkeys(one.style for one in pictures))
-    return LabelledPictures(
-        pictures=[one.image for one in pictures],
-        labels=[class_names.index(one.class_name) for one in pictures],
-        class_names=class_names,
-        description=f"{len(pictures)} drawn pictures of {len(class_names)} {what} in the styles {styles}",
-    )
-
-
 def _hits(
-    model: SavedModel, features: Float[Tensor, "image embedding"], pictures: Sequence[DrawnPicture], class_names: tuple[str, ...]
+    model: SavedModel,
+    backbone: Backbone,
+    features: Float[Tensor, "image embedding"],
+    pictures: Sequence[DrawnPicture],
+    class_names: tuple[str, ...],
 ) -> Float[np.ndarray, "image"]:
     """1 where the model is right, choosing among ``class_names`` alone."""
-    classifier = model.classifier
-    if class_names != model.class_names:
-        places = [model.class_names.index(name) for name in class_names]
-        classifier = classifier.with_classes(classifier.class_features[:, places])
+    places = [model.class_names.index(name) for name in class_names]
     with torch.no_grad():
-        said = classifier.logits(features).argmax(dim=1).tolist()
+        logits = Predictor(model, backbone=backbone).classifier.logits(features)
+    said = logits[:, places].argmax(dim=1).tolist()
     return np.array([class_names[one] == picture.class_name for one, picture in zip(said, pictures, strict=True)], dtype=float)
 
 
@@ -305,7 +292,8 @@ def _write_all(
     _save_pictures(folder / "pictures" / "new", task.test_new)
 
     features = extract_features(backbone, [one.image for one in task.test_base], cache=cache).features[:, 0]
-    predictions = predict_features(model.classifier, model.class_names, model.expert_names, features, top=1)
+    classifier = Predictor(model, backbone=backbone).classifier
+    predictions = predict_features(classifier, model.class_names, model.expert_names, features, top=1)
     shown = numpy_generator(0, "demo grid").permutation(len(task.test_base))[:40]
     plots.picture_grid(
         folder / "predictions.png",
@@ -331,7 +319,7 @@ def _write_all(
         {name: [one.by_style[style] for style in styles] for name, one in scores.items()},
         f"Base classes by style (mean of {seeds} seeds)",
     )
-    weights = model.classifier.expert_weights(features).numpy()
+    weights = classifier.expert_weights(features).numpy()
     plots.router_heat_map(
         folder / "router.png",
         np.stack([weights[[one.style == style for one in task.test_base]].mean(axis=0) for style in styles]),

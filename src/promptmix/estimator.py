@@ -20,12 +20,13 @@ from promptmix.backbones.registry import load_backbone
 from promptmix.config import parse_config
 from promptmix.data.images import PictureSource
 from promptmix.data.read import list_any_pictures, part_to_measure, read_parts
-from promptmix.data.records import PictureSet, check_class_names, class_key
+from promptmix.data.records import LabelledPictures, PictureSet, check_class_names, class_key
 from promptmix.errors import DataError, NotFittedError
 from promptmix.features.cache import FeatureCache
-from promptmix.inference.predictor import Predictor, add_classes, backbone_of, remove_classes
+from promptmix.inference.predictor import Predictor, add_classes, backbone_of, needs_text, remove_classes
 from promptmix.model_folder import SavedModel, read_model, write_model
-from promptmix.training.run import LabelledPictures, RunConfig, run
+from promptmix.training.fit import RunConfig
+from promptmix.training.run import run
 
 __all__ = ["PromptClassifier"]
 
@@ -150,10 +151,13 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         """
         model = remove_classes(self._fitted().model, class_names)
         name = self._fitted().backbone.name
-        return self._use(model, load_backbone(name, with_text=False, device=self.device, precision=self.precision))
+        backbone = load_backbone(name, with_text=needs_text(model), device=self.device, precision=self.precision)
+        return self._use(model, backbone)
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write the model folder: tens of kilobytes to a megabyte, and enough to predict without a text tower."""
+        """Write the model folder: tens of kilobytes to a megabyte, and enough to predict without a text tower, unless class features
+        depend on the picture.
+        """
         write_model(Path(folder), self._fitted().model, overwrite=overwrite)
 
     @classmethod
@@ -174,7 +178,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         """
         model = read_model(Path(folder))
         place = None if backbone is None else str(backbone)
-        loaded = backbone_of(model, place, with_text=False, device=device, precision=precision)
+        loaded = backbone_of(model, place, with_text=needs_text(model), device=device, precision=precision)
         classifier = cls(
             model.method,
             backbone=loaded.name,

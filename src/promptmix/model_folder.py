@@ -3,9 +3,11 @@
     config.json                  method, options, backbone, training classes, how it was trained
     model.safetensors            what was learnt, and nothing else
     class_features.safetensors   the classifier: class features, router, scale; the class names stand in its header
+                                 (the names alone where class features depend on the picture)
     README.md                    the model card
 
-Prediction reads the first and third files and needs no text tower. Classes are changed by replacing the third file in one step,
+Prediction reads the first and third files and needs no text tower; where class features depend on the picture, it makes them from the
+second, with the text tower. Classes are changed by replacing the third file in one step,
 so a model is never half changed. It carries a key of the others, so files of two models cannot be mixed.
 """
 
@@ -24,7 +26,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import promptmix
-from promptmix.errors import CheckpointError, DataError, did_you_mean
+from promptmix.errors import CheckpointError, ConfigError, DataError, did_you_mean
+from promptmix.methods.registry import method_class
 from promptmix.nn.classifier import Classifier
 from promptmix.runtime import short_hash, tensors_checksum, write_json, write_tensors, write_text, writing
 
@@ -52,6 +55,7 @@ class SavedModel:
     Attributes:
         class_names: the classes it tells apart now; ``trained_class_names`` those it saw pictures of.
         options: the method's options, everything written out.
+        classifier: what tells the classes apart; None where class features depend on the picture: then the method itself does.
         learnt: the method's parameters.
         expert_names: how people see the experts.
         training: what is worth knowing of its training: data, shots, seed, metrics, notes.
@@ -65,7 +69,7 @@ class SavedModel:
     backbone_name: str
     backbone_fingerprint: str
     expert_names: tuple[str, ...]
-    classifier: Classifier
+    classifier: Classifier | None
     learnt: Mapping[str, Tensor]
     training: Mapping[str, Any]
 
@@ -160,7 +164,7 @@ def _write_model(folder: Path, model: SavedModel) -> None:
 
 def write_classes(folder: Path, model: SavedModel) -> None:
     """Replace a model folder's classes by those of ``model``, in one step."""
-    tensors = model.classifier.tensors()
+    tensors = {} if model.classifier is None else model.classifier.tensors()
     metadata = {
         "class_names": json.dumps(list(model.class_names), ensure_ascii=False),
         "model_key": _model_key(_read_config(folder)),
@@ -192,13 +196,17 @@ def read_model(folder: Path) -> SavedModel:
         raise CheckpointError(f"{path} is damaged: its checksum does not fit; restore or train again")
     if metadata.get("model_key") != _model_key(config):
         raise CheckpointError(f"{path} belongs to another model than {folder / 'config.json'}; restore the right file")
-    try:
-        classifier = Classifier.from_tensors(tensors)
-    except ValueError as problem:
-        raise CheckpointError(f"{path}: {problem}") from problem
     class_names = tuple(json.loads(metadata["class_names"]))
-    if len(class_names) != classifier.class_features.shape[1]:
-        raise CheckpointError(f"{path} has {classifier.class_features.shape[1]} classes but {len(class_names)} names")
+    classifier = None
+    try:
+        if not method_class(config["method"]).needs_text_to_predict:
+            classifier = Classifier.from_tensors(tensors)
+        elif tensors:
+            raise ValueError(f"tensor {min(tensors)} is there, but method {config['method']} has no class features of its own")
+    except (ValueError, ConfigError) as problem:
+        raise CheckpointError(f"{path}: {problem}") from problem
+    if classifier is not None and len(class_names) != classifier.num_classes:
+        raise CheckpointError(f"{path} has {classifier.num_classes} classes but {len(class_names)} names")
     return SavedModel(
         method=config["method"],
         options=config["options"],

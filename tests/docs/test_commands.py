@@ -131,3 +131,16 @@ def test_the_python_of_the_page_on_pictures(desk: Path) -> None:
         exec(compile(block, "your-own-pictures.md", "exec"), {"__name__": "page"})
     assert (desk / "model" / "config.json").is_file()
     assert os.listdir(desk / "model")
+
+
+def test_the_commands_of_the_page_on_protocols(promptmix: Promptmix, desk: Path) -> None:
+    commands = commands_of("protocols.md")
+    assert len(commands) >= 10
+    # The field's data sets are not here.
+    for words in (words for words in commands if "--root" not in words):
+        quick = ["--set", "recipe.epochs=1", "--seeds", "1,2", "--jobs", "1"] if words[1] != "report" else []
+        if quick and "--shots" not in words:
+            quick += ["--shots", "2"]
+        done = promptmix(*words, *quick)
+        assert done.code == 0, (words, done)
+    assert (desk / "few-shot" / "report" / "report.md").is_file()

@@ -13,10 +13,14 @@ from promptmix.methods.base import Recipe
 from promptmix.methods.registry import METHODS, method_class
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def section(title: str) -> str:
+    """The page of a method, where it has one of its own, or a section of the page of all methods."""
+    page = ROOT / "docs" / "methods" / f"{title}.md"
+    if page.is_file():
+        return page.read_text(encoding="utf-8")
     text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     found = re.search(rf"^## {re.escape(title)}\b.*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert found, f"docs/methods.md has no section {title}"

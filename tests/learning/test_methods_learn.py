@@ -12,12 +12,15 @@ import torch
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.data.pictograms import draw_set
+from promptmix.data.records import LabelledPictures
 from promptmix.demo import METHODS
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features
+from promptmix.inference.predictor import Predictor
 from promptmix.methods import registry
 from promptmix.model_folder import SavedModel
-from promptmix.training.run import LabelledPictures, RunConfig, run
+from promptmix.training.fit import RunConfig
+from promptmix.training.run import run
 
 CLASSES = ("anchor", "cat", "gear", "envelope", "snowman", "shamrock", "umbrella", "skull")
 STYLES = ("neon", "stamp", "cross-stitch")
@@ -51,7 +54,29 @@ CLASS_SPECIFIC_COOP = {
 }
 CONFIGS = {
     "linear probe": METHODS["linear probe"],
+    "Tip-Adapter": {"method": "tip-adapter", "augmentation": {"views": 0}},
+    "Tip-Adapter-F": {"method": "tip-adapter-f", "recipe": {"epochs": 20}, "augmentation": {"views": 0}},
     "CoOp, class-specific": CLASS_SPECIFIC_COOP,
+    "CoCoOp": {
+        "method": "cocoop",
+        "recipe": {"epochs": 20, "rate": 0.05, "batch_size": 8, "clip": 1.0},
+        "augmentation": {"views": 0},
+    },
+    # The bundled backbone has no vision transformer to change.
+    "CLIP-LoRA, text tower": {
+        "method": "clip-lora",
+        "options": {"towers": "text"},
+        "recipe": {"epochs": 40, "rate": 0.01, "batch_size": 16},
+        "augmentation": {"views": 0},
+    },
+    **{
+        name: {
+            "method": name,
+            "recipe": {"epochs": 60, "rate": 0.1, "batch_size": 16, "clip": 1.0},
+            "augmentation": {"views": 0},
+        }
+        for name in ("kgcoop", "prograd", "lasp")
+    },
     "mixture of prompts": METHODS["mixture of prompts"],
     "mixture, image side": METHODS["mixture, image side"],
 }
@@ -59,7 +84,8 @@ CONFIGS = {
 
 def test_every_method_that_learns_is_here() -> None:
     learning = {name for name in registry.METHODS if registry.method_class(name).learns != "nothing"}
-    assert {config["method"] for config in CONFIGS.values()} == learning
+    # Those that put prompts into CLIP's vision transformer, which the bundled backbone has not: test_deep_prompts_learn.py.
+    assert {config["method"] for config in CONFIGS.values()} | {"maple", "promptsrc"} == learning
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -82,7 +108,8 @@ def test_it_learns(name: str, backbone: Backbone, cache: FeatureCache, tmp_path:
 
 def shots_told_right(model: SavedModel, shots: LabelledPictures, backbone: Backbone, cache: FeatureCache) -> float:
     features = extract_features(backbone, shots.pictures, cache=cache).features[:, 0]
-    return float((model.classifier.logits(features).argmax(dim=1) == torch.tensor(shots.labels)).float().mean())
+    logits = Predictor(model, backbone=backbone).classifier.logits(features)
+    return float((logits.argmax(dim=1) == torch.tensor(shots.labels)).float().mean())
 
 
 def test_wrong_labels_teach_what_is_wrong_and_the_run_says_so(backbone: Backbone, cache: FeatureCache) -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from tests.parity.golden import close, encoded, golden_backbone, read_case, same_gradient
 from torch.nn import functional
 
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.configs import ModifiedResNetConfig
 from promptmix.backbones.vision_resnet import ModifiedResNet
-from promptmix.backbones.weights import load_files
 from promptmix.methods.base import Recipe
 from promptmix.methods.coop import CoOp
 from promptmix.methods.mocoop import MixtureOfPrompts
@@ -24,32 +21,9 @@ from promptmix.structs import Batch
 from promptmix.training.optim import rate_at
 
 
-def read_case(shared: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    folder = shared / "golden"
-    return json.loads((folder / f"{name}.json").read_text()), load_file(folder / f"{name}.safetensors")
-
-
 @pytest.fixture(scope="module")
-def backbone(request: pytest.FixtureRequest) -> Backbone:
-    folder = Path(__file__).parents[3] / "shared" / "golden" / "backbone"
-    if not folder.is_dir():
-        pytest.skip("the golden vectors are not beside this checkout")
-    return load_files(folder, "golden")
-
-
-def close(ours: Tensor, golden: Tensor) -> None:
-    torch.testing.assert_close(ours.float(), golden, rtol=1e-4, atol=2e-5)
-
-
-def same_gradient(ours: Tensor | None, golden: Tensor) -> None:
-    assert ours is not None
-    assert ours.numel() == golden.numel()
-    assert float((ours.reshape(golden.shape) - golden).abs().max() / golden.abs().max()) < 1e-4
-
-
-def encoded(backbone: Backbone, images: Tensor) -> Tensor:
-    assert backbone.vision is not None
-    return functional.normalize(backbone.vision(images), dim=-1)
+def backbone(shared: Path) -> Backbone:
+    return golden_backbone(shared)
 
 
 @pytest.mark.parametrize("case", ["satellite_6_experts", "flowers_4_experts"])

@@ -33,6 +33,7 @@ from promptmix.backbones.siglip_text import SiglipTextTower
 from promptmix.backbones.siglip_vision import SiglipVisionTower
 from promptmix.backbones.weights import save_folder
 from promptmix.data.pictograms import draw_set
+from promptmix.data.records import LabelledPictures
 from promptmix.errors import BackboneError, DataError
 from promptmix.inference.predictor import Predictor, add_classes
 from promptmix.methods.registry import build_method
@@ -40,7 +41,8 @@ from promptmix.model_folder import read_model
 from promptmix.prompts.bank import PromptBank
 from promptmix.prompts.hard import encode_templates
 from promptmix.prompts.templates import parse_template
-from promptmix.training.run import LabelledPictures, RunConfig, run
+from promptmix.training.fit import RunConfig
+from promptmix.training.run import run
 
 transformers = pytest.importorskip("transformers", reason="the transformers library is for development only")
 

@@ -9,7 +9,7 @@ import pytest
 from promptmix.config import parse_config, read_yaml
 from promptmix.methods.base import Recipe
 from promptmix.methods.registry import method_class
-from promptmix.training.run import RunConfig
+from promptmix.training.fit import RunConfig
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,9 +18,18 @@ from promptmix.backbones.transformer import QueryKeyValue, TransformerBlock
 from promptmix.backbones.vision_transformer import VisionTransformer
 from promptmix.runtime import derive_seed
 
-__all__ = ["PROJECTIONS", "LowRankChanges", "LowRankQueryKeyValue", "changed_tower", "merged_tower", "starting_changes"]
+__all__ = [
+    "PROJECTIONS",
+    "LowRankChanges",
+    "LowRankQueryKeyValue",
+    "Projection",
+    "changed_tower",
+    "merged_tower",
+    "starting_changes",
+]
 
-PROJECTIONS = ("q", "k", "v")
+Projection = Literal["q", "k", "v"]
+PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v")
 """Query, key and value, in the order in which a block's matrix holds them."""
 
 _Tower = TypeVar("_Tower", bound=VisionTransformer | SiglipVisionTower | TextTower | SiglipTextTower)
@@ -41,7 +50,7 @@ class LowRankChanges(nn.Module):
         self,
         down: Float[Tensor, "block projection rank width"],
         up: Float[Tensor, "block projection width rank"],
-        projections: Sequence[str],
+        projections: Sequence[Projection],
         scale: float,
         dropout: float = 0.0,
     ) -> None:
@@ -52,7 +61,7 @@ class LowRankChanges(nn.Module):
         self._scale, self._dropout = scale, dropout
 
     def forward(
-        self, normed: Float[Tensor, "*rows width"], block: int, projections: Sequence[str]
+        self, normed: Float[Tensor, "*rows width"], block: int, projections: Sequence[Projection]
     ) -> Float[Tensor, "*rows projected"]:
         """The changes of some projections in one block, one behind the other."""
         lowered, raising = [normed[..., :0]], []
@@ -66,11 +75,11 @@ class LowRankChanges(nn.Module):
         # One product for all: its rows are as narrow as the ranks together.
         return functional.linear(torch.cat(lowered, dim=-1), self._scale * torch.block_diag(*raising))
 
-    def _dropped(self, normed: Float[Tensor, "*rows width"], block: int, projection: str) -> Float[Tensor, "*rows width"]:
+    def _dropped(self, normed: Float[Tensor, "*rows width"], block: int, projection: Projection) -> Float[Tensor, "*rows width"]:
         if self.mask_seed is None or self._dropout == 0:
             return normed
         generator = torch.Generator(normed.device).manual_seed(derive_seed(self.mask_seed, f"{projection} of block {block}"))
-        kept = torch.empty(normed.shape, dtype=torch.bool, device=normed.device).bernoulli_(1 - self._dropout, generator=generator)
+        kept = torch.rand(normed.shape, generator=generator, device=normed.device) >= self._dropout
         return normed * kept / (1 - self._dropout)
 
     @torch.no_grad()
@@ -91,18 +100,24 @@ class LowRankQueryKeyValue(QueryKeyValue):
 
     def forward(self, normed: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows projected"]:
         """Queries, keys and values, one behind the other."""
-        return super().forward(normed) + self._changes(normed, self._block, PROJECTIONS)
+        return super().forward(normed) + self._change(normed, PROJECTIONS)
 
     def query(self, normed: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
-        return super().query(normed) + self._changes(normed, self._block, PROJECTIONS[:1])
+        return super().query(normed) + self._change(normed, PROJECTIONS[:1])
 
     def key_value(self, normed: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows keys_and_values"]:
-        return super().key_value(normed) + self._changes(normed, self._block, PROJECTIONS[1:])
+        return super().key_value(normed) + self._change(normed, PROJECTIONS[1:])
+
+    def _change(
+        self, normed: Float[Tensor, "*rows width"], projections: Sequence[Projection]
+    ) -> Float[Tensor, "*rows projected"]:
+        change: Tensor = self._changes(normed, self._block, projections)
+        return change
 
 
 def starting_changes(
     tower: VisionTransformer | SiglipVisionTower | TextTower | SiglipTextTower,
-    projections: Sequence[str],
+    projections: Sequence[Projection],
     rank: int,
     scale: float,
     dropout: float,

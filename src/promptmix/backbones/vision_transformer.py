@@ -34,7 +34,7 @@ class VisionTransformer(nn.Module):
         self.projection = nn.Linear(config.width, embedding_width, bias=False)
 
     def forward(
-        self, pixels: Float[Tensor, "image 3 height width"], prompts: Sequence[Float[Tensor, "prompt width"]] = ()
+        self, pixels: Float[Tensor, "image 3 height width"], prompts: Sequence[Float[Tensor, "prompt channel"]] = ()
     ) -> Float[Tensor, "image embedding"]:
         """Features of preprocessed pictures, NOT normalised.
 

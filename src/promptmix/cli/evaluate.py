@@ -56,7 +56,7 @@ def evaluate(
     labels = torch.tensor([pictures.labels[index] for index in extracted.kept])
     features = extracted.features[:, 0]
     with torch.no_grad():
-        metrics = measure(model.classifier.logits(features), labels, model.class_names)
+        metrics = measure(predictor.classifier.logits(features), labels, model.class_names)
         if predictor.backbone is not loaded:
             # The model has tuned its image tower; zero-shot is the tower as it was.
             kept = [pictures.pictures[index] for index in extracted.kept]

@@ -19,7 +19,7 @@ import typer
 
 from promptmix.errors import DataError, InterruptedRun, OutOfMemoryError, PromptMixError, printable
 
-__all__ = ["guarded"]
+__all__ = ["described", "guarded"]
 
 _logger = logging.getLogger("promptmix")
 
@@ -70,14 +70,14 @@ def _exit_code_of(work: Callable[[], None], debug: bool) -> int:
     except (Exception, KeyboardInterrupt) as problem:
         if debug:
             traceback.print_exc()
-        code, message = _described(problem)
+        code, message = described(problem)
         sys.stderr.write(f"promptmix: {printable(' '.join(message.split()))}\n")
         return code
     finally:
         _let_go_of_stdout()
 
 
-def _described(problem: BaseException) -> tuple[int, str]:
+def described(problem: BaseException) -> tuple[int, str]:
     """The exit code of an error, and what to tell the person."""
     text, kind = str(problem), type(problem).__name__
     if isinstance(problem, PromptMixError):

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 import promptmix
+from promptmix.cli.bench import bench_app
 from promptmix.cli.guard import guarded
 
 __all__ = ["app", "run"]
@@ -28,6 +29,7 @@ classes_app = typer.Typer(help="List a model's classes, or change them by name; 
 app.add_typer(classes_app, name="classes")
 data_app = typer.Typer(help="Check, split and unpack pictures before anything is learnt from them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]

@@ -11,12 +11,13 @@ from promptmix.config import apply_overrides, parse_config, read_yaml
 from promptmix.data.datasets_hub import HUB_PREFIX
 from promptmix.data.images import StoredPicture
 from promptmix.data.read import Columns, part_to_measure, read_parts
-from promptmix.data.records import PictureSet, check_class_names
+from promptmix.data.records import LabelledPictures, PictureSet, check_class_names
 from promptmix.data.sampling import sample_shots
 from promptmix.data.splits import read_split
 from promptmix.errors import ConfigError, DataError, InterruptedRun, listed, printable
 from promptmix.features.cache import FeatureCache
-from promptmix.training.run import LabelledPictures, RunConfig, run
+from promptmix.training.fit import RunConfig
+from promptmix.training.run import run
 
 
 def train(

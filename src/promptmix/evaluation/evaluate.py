@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from promptmix.nn.classifier import Classifier
+from promptmix.nn.classifier import AnyClassifier
 
-__all__ = ["Prediction", "predict_features"]
+__all__ = ["Prediction", "predict_features", "predictions_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,19 +34,30 @@ class Prediction:
 
 @torch.no_grad()
 def predict_features(
-    classifier: Classifier,
+    classifier: AnyClassifier,
     class_names: Sequence[str],
     expert_names: Sequence[str],
     image_features: Float[Tensor, "image embedding"],
     top: int = 5,
 ) -> list[Prediction]:
     """Predictions for normalised image features, in their order."""
-    probabilities = classifier.logits(image_features).double().softmax(dim=1)
-    weights = classifier.expert_weights(image_features).double()
+    logits, weights = classifier.logits(image_features), classifier.expert_weights(image_features)
+    return predictions_of(logits, weights, class_names, expert_names, top)
+
+
+def predictions_of(
+    logits: Float[Tensor, "image class"],
+    expert_weights: Float[Tensor, "image expert"],
+    class_names: Sequence[str],
+    expert_names: Sequence[str],
+    top: int = 5,
+) -> list[Prediction]:
+    """What logits and weights of the experts mean, picture by picture."""
+    probabilities, weights = logits.double().softmax(dim=1), expert_weights.double()
     values, classes = probabilities.topk(min(max(top, 2), len(class_names)), dim=1)
     weight_values, experts = weights.sort(dim=1, descending=True)
     predictions = []
-    for row in range(image_features.shape[0]):
+    for row in range(logits.shape[0]):
         ranked = [(class_names[index], value) for index, value in zip(classes[row].tolist(), values[row].tolist(), strict=True)]
         answered = [
             (expert_names[index], value)

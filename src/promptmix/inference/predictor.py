@@ -1,4 +1,7 @@
-"""Prediction from a saved model: its class features and the image tower; the text tower is loaded only to add classes."""
+"""Prediction from a saved model: its class features and the image tower; the text tower is loaded only to add classes.
+
+Where class features depend on the picture, the text tower is there to predict too, and the method itself is made again.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,12 @@ from promptmix.errors import BackboneError, CheckpointError, ConfigError, DataEr
 from promptmix.evaluation.evaluate import Prediction, predict_features
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import iter_features
+from promptmix.methods.base import Method
 from promptmix.methods.registry import build_method, method_class
 from promptmix.model_folder import SavedModel, read_model
+from promptmix.nn.classifier import AnyClassifier
 
-__all__ = ["PredictedBatch", "PredictedPictures", "Predictor", "add_classes", "backbone_of", "remove_classes"]
+__all__ = ["PredictedBatch", "PredictedPictures", "Predictor", "add_classes", "backbone_of", "needs_text", "remove_classes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,22 +61,26 @@ class Predictor:
 
     Args:
         model: what was saved.
-        backbone: its backbone, loaded already; else the one the model names is loaded, without its text tower.
+        backbone: its backbone, loaded already; else the one the model names is loaded, without its text tower unless that is
+            needed.
         device: where a backbone loaded here goes.
 
     Raises:
         CheckpointError: the backbone is not the one the model was trained on.
-        BackboneError: there is no such backbone any more.
+        BackboneError: there is no such backbone any more, or it was loaded without the text tower that is needed.
     """
 
     def __init__(
         self, model: SavedModel, *, backbone: Backbone | None = None, device: str = "auto", cache: FeatureCache | None = None
     ) -> None:
         if backbone is None:
-            backbone = backbone_of(model, with_text=False, device=device)
+            backbone = backbone_of(model, with_text=needs_text(model), device=device)
         _check_backbone(model, backbone)
         self.model, self._cache = model, cache
         self.backbone = method_class(model.method).tuned_backbone(backbone, model.options, model.learnt)
+        self.classifier: AnyClassifier = (
+            _method_of(model, backbone).classifier_for(model.class_names) if model.classifier is None else model.classifier
+        )
 
     @staticmethod
     def from_folder(
@@ -82,9 +91,9 @@ class Predictor:
         precision: str = "auto",
         cache: FeatureCache | None = None,
     ) -> Predictor:
-        """Read a model folder (or a run folder) and load its image tower; ``backbone`` says where it lies now."""
+        """Read a model folder (or a run folder) and load the towers it needs; ``backbone`` says where they lie now."""
         model = read_model(folder)
-        loaded = backbone_of(model, backbone, with_text=False, device=device, precision=precision)
+        loaded = backbone_of(model, backbone, with_text=needs_text(model), device=device, precision=precision)
         return Predictor(model, backbone=loaded, cache=cache)
 
     def predict(
@@ -123,7 +132,7 @@ class Predictor:
         for batch in iter_features(self.backbone, pictures, cache=self._cache, skip_bad=skip_bad):
             features = batch.features[:, 0]
             yield PredictedBatch(
-                predictions=predict_features(model.classifier, model.class_names, model.expert_names, features, top=top),
+                predictions=predict_features(self.classifier, model.class_names, model.expert_names, features, top=top),
                 pictures=batch.pictures,
                 kept=batch.kept,
                 bad=batch.bad,
@@ -134,7 +143,21 @@ class Predictor:
         """Class logits, on the CPU; every picture must be readable."""
         batches = iter_features(self.backbone, pictures, cache=self._cache)
         with torch.no_grad():
-            return torch.cat([self.model.classifier.logits(batch.features[:, 0]) for batch in batches])
+            return torch.cat([self.classifier.logits(batch.features[:, 0]) for batch in batches])
+
+
+def needs_text(model: SavedModel) -> bool:
+    """Whether prediction needs the text tower, because class features depend on the picture."""
+    return method_class(model.method).needs_text_to_predict
+
+
+def _method_of(model: SavedModel, backbone: Backbone) -> Method:
+    """The method of a saved model as it was after its training."""
+    method = build_method(
+        model.method, model.options, backbone, model.trained_class_names, more_class_names=model.more_class_names
+    )
+    method.load_learnt_state(model.learnt)
+    return method
 
 
 def backbone_of(
@@ -166,14 +189,15 @@ def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbon
     _check_backbone(model, backbone)
     if not new_names:
         raise ConfigError("no class name was given to add")
-    method = build_method(
-        model.method, model.options, backbone, model.trained_class_names, more_class_names=model.more_class_names
-    )
-    method.load_learnt_state(model.learnt)
-    features = torch.cat([model.classifier.class_features, method.encode_classes(new_names).cpu()], dim=1)
+    method = _method_of(model, backbone)
     # The names that were there stay as they are: a person's labels may have "_" where a prompt has a space.
     names = (*model.class_names, *new_names)
-    return dataclasses.replace(model, class_names=names, classifier=model.classifier.with_classes(features))
+    if model.classifier is None:
+        method.classifier_for(new_names)  # whether it knows them
+        return dataclasses.replace(model, class_names=names)
+    features = torch.cat([model.classifier.class_features, method.encode_classes(new_names).cpu()], dim=1)
+    places = [*range(len(model.class_names)), *[None] * len(new_names)]
+    return dataclasses.replace(model, class_names=names, classifier=model.classifier.with_classes(features, places))
 
 
 def remove_classes(model: SavedModel, class_names: Sequence[str]) -> SavedModel:
@@ -195,11 +219,12 @@ def remove_classes(model: SavedModel, class_names: Sequence[str]) -> SavedModel:
     kept = [index for index, name in enumerate(model.class_names) if class_key(name) not in removed]
     if len(kept) < 2:
         raise ConfigError(f"{len(kept)} class would be left; a model needs at least two")
+    names = tuple(model.class_names[index] for index in kept)
+    if model.classifier is None:
+        return dataclasses.replace(model, class_names=names)
     if model.classifier.class_bias is not None:
         raise ConfigError(f"a model of method {model.method} has its classes fixed by training; train again without them")
-    features = model.classifier.class_features[:, kept]
-    names = tuple(model.class_names[index] for index in kept)
-    return dataclasses.replace(model, class_names=names, classifier=model.classifier.with_classes(features))
+    return dataclasses.replace(model, class_names=names, classifier=model.classifier.select(kept))
 
 
 def _check_list(class_names: Sequence[str]) -> None:

@@ -86,6 +86,8 @@ class Method(nn.Module):
     learns: ClassVar[Literal["nothing", "by gradient", "in closed form"]]
     learns_from_views: ClassVar[bool] = False
     """Whether what is fitted in closed form uses augmented views too; what learns by gradient does in any case."""
+    needs_text_to_predict: ClassVar[bool] = False
+    """Whether class features depend on the picture: then a saved model has none, and prediction needs the text tower."""
 
     def __init__(
         self,
@@ -202,12 +204,15 @@ class Method(nn.Module):
 
     @property
     def text_encodings_per_step(self) -> int:
-        """Sequences through the text tower in a training step."""
+        """Sequences through the text tower in a training step; for each picture of it where class features depend on the picture."""
         return 0
 
     def notes(self) -> list[str]:
         """What must stand beside any number this method gives ("saw the names of the new classes")."""
         return []
+
+    def start_from(self, features: Float[Tensor, "image view embedding"], labels: Int[Tensor, "image"]) -> None:
+        """See the training pictures before learning by gradient begins, for methods whose parameters start from them."""
 
     def training_step(self, batch: Batch) -> StepOutput:
         """Loss and logits of a batch; only for methods that learn by gradient."""
@@ -230,7 +235,7 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
-    def classifier(self) -> Classifier:
+    def classifier(self) -> AnyClassifier:
         """The classifier over :attr:`class_names` as learnt so far, detached."""
         raise NotImplementedError
 
@@ -242,11 +247,14 @@ class Method(nn.Module):
             ConfigError: the method cannot know a class it was not trained on; the message gives the reason.
             DataError: a name is too long for the text tower.
         """
+        classifier = self.classifier()
         if tuple(class_names) == self.class_names:
-            return self.classifier()
+            return classifier
+        assert isinstance(classifier, Classifier)
         if set(class_names) <= set(self.class_names):
-            return self.classifier().select([self.class_names.index(name) for name in class_names])
-        return self.classifier().with_classes(self.encode_classes(class_names))
+            return classifier.select([self.class_names.index(name) for name in class_names])
+        places = [self.class_names.index(name) if name in self.class_names else None for name in class_names]
+        return classifier.with_classes(self.encode_classes(class_names), places)
 
     def learnt_state(self) -> dict[str, Tensor]:
         """What has been learnt, by name, on the CPU; only this is saved."""

@@ -16,8 +16,18 @@ METHODS: dict[str, str] = {
     "zero-shot": "promptmix.methods.zero_shot:ZeroShot",
     "ensemble": "promptmix.methods.zero_shot:Ensemble",
     "linear-probe": "promptmix.methods.linear_probe:LinearProbe",
+    "tip-adapter": "promptmix.methods.tip_adapter:TipAdapter",
+    "tip-adapter-f": "promptmix.methods.tip_adapter:TipAdapterF",
     "coop": "promptmix.methods.coop:CoOp",
+    "cocoop": "promptmix.methods.cocoop:CoCoOp",
+    "kgcoop": "promptmix.methods.kgcoop:KgCoOp",
+    "prograd": "promptmix.methods.prograd:ProGrad",
+    "lasp": "promptmix.methods.lasp:Lasp",
+    "maple": "promptmix.methods.maple:MaPLe",
+    "promptsrc": "promptmix.methods.promptsrc:PromptSRC",
+    "clip-lora": "promptmix.methods.clip_lora:ClipLora",
     "mocoop": "promptmix.methods.mocoop:MixtureOfPrompts",
+    "promptmix": "promptmix.methods.promptmix:PromptMix",
 }
 
 

@@ -13,7 +13,7 @@ from promptmix.backbones.base import Backbone
 from promptmix.methods.base import Method, MethodConfig
 from promptmix.nn.classifier import Classifier
 from promptmix.prompts.hard import ensemble_features
-from promptmix.prompts.templates import Template, load_bank, parse_template
+from promptmix.prompts.templates import Template, flat_templates, load_bank, parse_template
 
 __all__ = ["Ensemble", "EnsembleConfig", "ZeroShot", "ZeroShotConfig"]
 
@@ -82,9 +82,7 @@ class Ensemble(ZeroShot):
     @staticmethod
     def _choose_templates(config: MethodConfig) -> list[Template]:
         assert isinstance(config, EnsembleConfig)
-        if config.templates is not None:
-            return [parse_template(text) for text in config.templates]
-        return [template for group in load_bank(config.bank) for template in group.templates]
+        return flat_templates(config.bank, config.templates)
 
     def saved_options(self) -> dict[str, Any]:
         return {"templates": [template.text for template in self._templates]}

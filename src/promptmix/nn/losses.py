@@ -42,6 +42,6 @@ def router_loss(router_logits: Float[Tensor, "image expert"], target: Float[Tens
     return functional.cross_entropy(router_logits, target)
 
 
-def consistency_loss(moved: Float[Tensor, "image embedding"], original: Float[Tensor, "image embedding"]) -> Float[Tensor, ""]:
-    """Mean of 1 - cosine between normalised features before and after a learnt map: 0 where nothing moved, 2 at most."""
+def consistency_loss(moved: Float[Tensor, "row embedding"], original: Float[Tensor, "row embedding"]) -> Float[Tensor, ""]:
+    """Mean of 1 - cosine between normalised features and what they should stay near: 0 where nothing moved, 2 at most."""
     return (1 - (moved * original).sum(dim=-1)).mean()

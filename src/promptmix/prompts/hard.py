@@ -12,10 +12,10 @@ from torch.nn import functional
 from promptmix.backbones.base import AnyTextTower
 from promptmix.backbones.tokenizer import Tokenizer
 from promptmix.prompts.assemble import framed
-from promptmix.prompts.encoder import lay_out_prompts
+from promptmix.prompts.encoder import Prompts, lay_out_prompts
 from promptmix.prompts.templates import Template, TemplateGroup
 
-__all__ = ["encode_templates", "ensemble_features", "prototypes"]
+__all__ = ["encode_templates", "ensemble_features", "lay_out_templates", "prototypes"]
 
 
 @torch.no_grad()
@@ -27,14 +27,25 @@ def encode_templates(
     Raises:
         DataError: a filled template is too long for the tower's context; the message names the class.
     """
+    laid_out = lay_out_templates(tower, tokenizer, templates, class_names, max_rows)
+    return functional.normalize(laid_out.encode(), dim=-1).view(len(templates), len(class_names), -1)
+
+
+def lay_out_templates(
+    tower: AnyTextTower, tokenizer: Tokenizer, templates: Sequence[Template], class_names: Sequence[str], max_rows: int = 1024
+) -> Prompts:
+    """Every template filled with every class name, a row each: all classes of the first template, then of the second.
+
+    Raises:
+        DataError: a filled template is too long for the tower's context; the message names the class.
+    """
     rows = [
         framed(tokenizer, tokenizer.encode(template.fill(name.replace("_", " "))))
         for template in templates
         for name in class_names
     ]
     groups = [number for number in range(len(templates)) for _ in class_names]
-    laid_out = lay_out_prompts(tower, rows, groups, list(class_names) * len(templates), max_rows)
-    return functional.normalize(laid_out.encode(), dim=-1).view(len(templates), len(class_names), -1)
+    return lay_out_prompts(tower, rows, groups, list(class_names) * len(templates), max_rows)
 
 
 def ensemble_features(

@@ -15,7 +15,7 @@ import yaml
 
 from promptmix.errors import ConfigError, did_you_mean
 
-__all__ = ["Template", "TemplateGroup", "bank_names", "load_bank", "parse_groups", "parse_template"]
+__all__ = ["Template", "TemplateGroup", "bank_names", "flat_templates", "load_bank", "parse_groups", "parse_template"]
 
 _LONGEST_TEMPLATE = 300  # characters; a context holds 77 tokens
 
@@ -141,3 +141,14 @@ def load_bank(name: str) -> tuple[TemplateGroup, ...]:
         if not isinstance(group, str) and not (isinstance(group, list) and all(isinstance(text, str) for text in group)):
             raise ConfigError(f"template bank {name}: a group is a list of texts such as 'a photo of a {{}}.', not {group!r}")
     return parse_groups(content["groups"])
+
+
+def flat_templates(bank: str, written: Sequence[str] | None) -> list[Template]:
+    """All templates of a bank, whatever their groups, or those that are written out in its place.
+
+    Raises:
+        ConfigError: as for :func:`load_bank` and :func:`parse_template`.
+    """
+    if written is not None:
+        return [parse_template(text) for text in written]
+    return [template for group in load_bank(bank) for template in group.templates]

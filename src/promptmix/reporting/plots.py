@@ -12,7 +12,7 @@ import functools
 import math
 import statistics
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Literal
 
@@ -26,14 +26,28 @@ from matplotlib.font_manager import findfont, get_font
 from PIL import Image
 
 from promptmix.data.images import open_picture
+from promptmix.evaluation.metrics import harmonic_mean
 from promptmix.reporting.aggregate import Spread
 from promptmix.reporting.tables import share_with_spread
 from promptmix.runtime import atomic_path
 
-__all__ = ["accuracy_by_group", "method_bars", "picture_grid", "router_heat_map"]
+__all__ = [
+    "accuracy_by_group",
+    "base_new_scatter",
+    "class_changes",
+    "few_shot_curves",
+    "method_bars",
+    "picture_grid",
+    "reliability_diagrams",
+    "router_heat_map",
+]
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart, and marks for those who see none.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
+# Okabe and Ito's colours, which people with any colour vision can tell apart, and marks for those who see none. Where eight are not
+# enough, Tol's muted colours follow.
+_COLOURS = (
+    *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442"),
+    *("#882255", "#999933", "#332288", "#44AA99", "#CC6677", "#117733", "#AA4499", "#DDCC77", "#88CCEE"),
+)
 _MARKS = "osD^vPX*"
 _RIGHT, _WRONG, _UNKNOWN = "#0072B2", "#D55E00", "#777777"
 
@@ -207,12 +221,18 @@ def router_heat_map(
 
 
 def accuracy_by_group(
-    path: Path, group_names: Sequence[str], accuracies: Mapping[str, Sequence[float]], title: str, group_label: str = "style"
+    path: Path,
+    group_names: Sequence[str],
+    accuracies: Mapping[str, Sequence[float]],
+    title: str,
+    group_label: str = "style",
+    order: Sequence[str] = (),
 ) -> None:
     """Accuracy of several methods on each group of pictures: a row a group, a mark a method.
 
     Args:
         accuracies: for each method a share from 0 to 1 for each group.
+        order: as for :func:`few_shot_curves`.
 
     Raises:
         ValueError: there is no group or no method, lengths differ, or an accuracy is not a share.
@@ -221,6 +241,7 @@ def accuracy_by_group(
     for method, values in accuracies.items():
         _check_lengths({f"accuracies of {method!r}": values}, len(group_names))
         _check_shares(method, values)
+    looks = _looks(order, accuracies)
     # Marks of one row stand below each other, a mark's height apart, so that equal values hide nothing.
     row_height = 0.1 * len(accuracies) + 0.12
     rows = np.arange(len(group_names))
@@ -230,13 +251,12 @@ def accuracy_by_group(
         for row in range(len(group_names)):
             axes.axhspan(row - 0.47, row + 0.47, color="#f0f0f0", zorder=0)
         for number, (method, values) in enumerate(accuracies.items()):
-            turn, colour = divmod(number, len(_COLOURS))
+            colour, mark = looks[method]
             axes.plot(
                 100 * np.asarray(values, dtype=float),
                 rows + (number - (len(accuracies) - 1) / 2) * 0.1 / row_height,
-                # Methods that share a colour have another mark.
-                _MARKS[(number + turn) % len(_MARKS)],
-                color=_COLOURS[colour],
+                mark,
+                color=colour,
                 markeredgecolor="black",
                 markeredgewidth=0.4,
                 markersize=6,
@@ -252,6 +272,338 @@ def accuracy_by_group(
         axes.set_xlabel("accuracy in %", fontsize=_MIDDLE)
         _finish(figure, axes, title)
         _legend(figure, axes)
+
+
+def few_shot_curves(
+    path: Path, panels: Mapping[str, Mapping[str, Mapping[int | None, Spread]]], title: str, order: Sequence[str] = ()
+) -> None:
+    """Accuracy over the number of shots, a panel a data set, a curve a contender; bands are one standard deviation either way.
+
+    Args:
+        panels: for each data set and contender its accuracy by shots; None for shots: it learns nothing, and is a level line.
+        order: contenders in the order of their colours and marks, so that they look the same in all plots that are given it.
+
+    Raises:
+        ValueError: there is no data set, one has no contender, a contender has no accuracy, or a mean is not a share.
+    """
+    _check_lengths({"panels": panels})
+    for name, curves in panels.items():
+        _check_lengths({f"panel {name!r}": curves})
+        for contender, curve in curves.items():
+            _check_lengths({f"curve {contender!r}": curve})
+            _check_shares(contender, [value.mean for value in curve.values()])
+    looks = _looks(order, *panels.values())
+    repeated = any(
+        value.deviation is not None for curves in panels.values() for curve in curves.values() for value in curve.values()
+    )
+    label_width = min(_NAME_WIDTH, max(_inches(f"{_drawable(name)} 100.0", _SMALL) for name in looks) + 0.05)
+    gap = _SMALL * _LINE  # between the middles of labels
+    height = max(2.6, gap * (max(len(curves) for curves in panels.values()) + 1))
+
+    with _panels(path, list(panels), 3.3, height, title, left=0.6, right=0.35 + label_width, below=0.5) as every:
+        for axes, curves in zip(every, panels.values(), strict=True):
+            counts = sorted({count for curve in curves.values() for count in curve if count is not None}) or [1]
+            left, right = np.log2(counts[0]) - 0.15, np.log2(counts[-1]) + 0.15
+            # Many bands upon each other would hide what is below them.
+            alpha = 0.15 if len(curves) <= 5 else 0.06
+            ends = {}
+            for name, curve in curves.items():
+                colour, mark = looks[name]
+                level = curve.get(None)
+                known = [(np.log2(count), curve[count]) for count in counts if count in curve]
+                drawn = known if level is None else [(left, level), (right, level)]
+                places = np.array([place for place, _ in drawn])
+                means = 100 * np.array([value.mean for _, value in drawn])
+                deviations = 100 * np.array([value.deviation or 0.0 for _, value in drawn])
+                axes.plot(
+                    places,
+                    means,
+                    color=colour,
+                    linestyle="-" if level is None else "--",
+                    linewidth=1.2,
+                    marker=mark if level is None else None,
+                    markersize=4.5,
+                    markeredgecolor="black",
+                    markeredgewidth=0.4,
+                )
+                if len(drawn) == 1 and deviations[0] > 0:  # one number of shots alone has no band
+                    axes.errorbar(places, means, yerr=deviations, fmt="none", ecolor=colour, elinewidth=1, capsize=2)
+                axes.fill_between(places, means - deviations, means + deviations, color=colour, alpha=alpha, linewidth=0)
+                ends[name] = (float(places[-1]), float(means[-1]))
+            axes.set_xticks(np.log2(counts), [str(count) for count in counts], fontsize=_MIDDLE)
+            axes.set_xlim(left, right)
+            axes.tick_params(axis="y", labelsize=_MIDDLE)
+            axes.set_xlabel("shots of each class", fontsize=_MIDDLE)
+            axes.set_ylabel("accuracy in %" + ("; bands: ± one deviation" if repeated else ""), fontsize=_MIDDLE)
+            axes.grid(color="#cccccc", linewidth=0.6)
+            # A name stands beside the end of its curve, and is moved only as far as the other names need.
+            bottom, top = axes.get_ylim()
+            axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick <= top])
+            unit = (top - bottom) / height  # per cent an inch
+            order = sorted(ends, key=lambda name: ends[name][1])
+            wanted = [(ends[name][1] - bottom) / unit for name in order]
+            for name, at in zip(order, _apart(wanted, gap, gap / 2, height - gap / 2), strict=True):
+                share = f" {ends[name][1]:.1f}"
+                axes.annotate(
+                    _fitted(name, label_width - _inches(share, _SMALL), _SMALL) + share,
+                    xy=ends[name],
+                    xytext=(1 + 0.28 / 3.3, at / height),
+                    textcoords="axes fraction",
+                    va="center",
+                    fontsize=_SMALL,
+                    arrowprops={
+                        "arrowstyle": "-",
+                        "color": looks[name][0],
+                        "linewidth": 0.8,
+                        "shrinkA": 1,
+                        "shrinkB": 3,
+                        "relpos": (0, 0.5),
+                    },
+                    annotation_clip=False,
+                )
+
+
+def base_new_scatter(
+    path: Path, panels: Mapping[str, Mapping[str, tuple[Spread, Spread]]], title: str, order: Sequence[str] = ()
+) -> None:
+    """Accuracy on new classes over that on base classes, a panel a data set, with lines of equal harmonic mean.
+
+    Args:
+        panels: for each data set and contender its base and its new accuracy; crosses are one standard deviation either way.
+        order: as for :func:`few_shot_curves`.
+
+    Raises:
+        ValueError: there is no data set, one has no contender, or a mean is not a share.
+    """
+    _check_lengths({"panels": panels})
+    for name, points in panels.items():
+        _check_lengths({f"panel {name!r}": points})
+        _check_shares(name, [value.mean for pair in points.values() for value in pair])
+    looks = _looks(order, *panels.values())
+    legend_width = min(_NAME_WIDTH + 0.3, max(_inches(f"{_drawable(name)}  100.0", _SMALL) for name in looks) + 0.4)
+    height = max(3.3, _SMALL * _LINE * 1.15 * (max(len(points) for points in panels.values()) + 2))
+
+    with _panels(path, list(panels), 3.3, height, title, left=0.6, right=0.15 + legend_width, below=0.5) as every:
+        for axes, points in zip(every, panels.values(), strict=True):
+            harmonic = {name: 100 * harmonic_mean(base.mean, new.mean) for name, (base, new) in points.items()}
+            for name in sorted(points, key=lambda name: -harmonic[name]):
+                base, new = points[name]
+                colour, mark = looks[name]
+                axes.errorbar(
+                    100 * base.mean,
+                    100 * new.mean,
+                    xerr=None if base.deviation is None else 100 * base.deviation,
+                    yerr=None if new.deviation is None else 100 * new.deviation,
+                    fmt=mark,
+                    color=colour,
+                    ecolor=colour,
+                    elinewidth=0.7,
+                    markersize=6,
+                    markeredgecolor="black",
+                    markeredgewidth=0.4,
+                    label=f"{harmonic[name]:.1f}  {_fitted(name, legend_width - 0.7, _SMALL)}",
+                )
+            axes.margins(0.08)
+            _harmonic_lines(axes)
+            axes.tick_params(labelsize=_MIDDLE)
+            axes.set_xlabel("base accuracy in %", fontsize=_MIDDLE)
+            axes.set_ylabel("new accuracy in %", fontsize=_MIDDLE)
+            axes.legend(
+                loc="upper left",
+                bbox_to_anchor=(1.01, 1.02),
+                frameon=False,
+                fontsize=_SMALL,
+                title="H  contender",
+                title_fontsize=_SMALL,
+                alignment="left",
+                labelspacing=0.25,
+                borderaxespad=0,
+                handletextpad=0.3,
+            )
+
+
+def class_changes(
+    path: Path, accuracies: Mapping[str, tuple[float, float]], before: str, after: str, title: str, most: int = 40
+) -> None:
+    """Accuracy of each class with two contenders, the largest gain on top; of many classes the largest gains and losses.
+
+    Args:
+        accuracies: for each class that of ``before`` and that of ``after``, shares from 0 to 1.
+        most: how many classes are shown, half of them from either end.
+
+    Raises:
+        ValueError: there is no class, or an accuracy is not a share.
+    """
+    _check_lengths({"accuracies": accuracies})
+    for name, pair in accuracies.items():
+        _check_shares(name, pair)
+    ranked = sorted(accuracies, key=lambda name: accuracies[name][0] - accuracies[name][1])
+    shown: list[str | None] = [*ranked]
+    if len(ranked) > most:
+        shown = [*ranked[: most // 2], None, *ranked[len(ranked) - most // 2 :]]
+    row = 0.19  # inches
+
+    with _drawing(path, _WIDTH, row * len(shown) + 1.7) as figure:
+        axes = figure.add_subplot()
+        for place, class_name in enumerate(shown):
+            if class_name is None:
+                left_out = f"{len(ranked) - 2 * (most // 2)} classes between these are not shown"
+                axes.text(50, place, left_out, ha="center", va="center", fontsize=_SMALL, color="#555555", style="italic")
+                continue
+            first, last = (100 * share for share in accuracies[class_name])
+            colour = _UNKNOWN if first == last else _RIGHT if last > first else _WRONG
+            axes.plot([first, last], [place, place], color=colour, linewidth=2, zorder=1)
+            axes.plot(first, place, "o", color="white", markeredgecolor="black", markersize=5, zorder=2, clip_on=False)
+            axes.plot(
+                last,
+                place,
+                "o",
+                color=colour,
+                markeredgecolor="black",
+                markeredgewidth=0.4,
+                markersize=6,
+                zorder=3,
+                clip_on=False,
+            )
+            axes.text(103, place, f"{round(last - first, 1) + 0.0:+.1f}", va="center", fontsize=_SMALL, color="black", ha="left")
+        # For the legend alone.
+        axes.plot([], [], "o", color="white", markeredgecolor="black", markersize=5, label=_fitted(before, _NAME_WIDTH, _MIDDLE))
+        for colour, what in ((_RIGHT, "higher"), (_WRONG, "lower")):
+            label = f"{what} with {_fitted(after, _NAME_WIDTH, _MIDDLE)}"
+            axes.plot([], [], "o-", color=colour, markeredgecolor="black", markeredgewidth=0.4, markersize=6, label=label)
+        named = [(place, _fitted(name, _NAME_WIDTH, _SMALL)) for place, name in enumerate(shown) if name is not None]
+        axes.set_yticks([place for place, _ in named], [name for _, name in named], fontsize=_SMALL)
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.set_xlim(-1, 112)
+        axes.set_xticks(range(0, 101, 20))
+        axes.tick_params(axis="x", labelsize=_MIDDLE)
+        axes.set_xlabel("accuracy in %; numbers: change in points", fontsize=_MIDDLE)
+        _finish(figure, axes, title)
+        _legend(figure, axes)
+
+
+def reliability_diagrams(
+    path: Path,
+    calibration: Mapping[str, Sequence[tuple[int, float, float]]],
+    errors: Mapping[str, float],
+    title: str,
+) -> None:
+    """How right each contender is over how sure it is, a panel a contender: on the diagonal it is as right as it says.
+
+    Args:
+        calibration: for each contender its bins: pictures, mean top probability and accuracy of each.
+        errors: expected calibration error of each, 0 to 1.
+
+    Raises:
+        ValueError: there is no contender, one has no picture or no error, or a number is not a share.
+    """
+    _check_lengths({"calibration": calibration})
+    for name, bins in calibration.items():
+        _check_lengths({f"pictures of {name!r}": [one for one in bins if one[0] > 0]})
+        _check_shares(name, [*(share for one in bins for share in one[1:]), errors[name]])
+    names = [f"{_fitted(name, 1.75, _SMALL)}\nerror {100 * errors[name]:.1f}" for name in calibration]
+
+    with _panels(path, names, 1.5, 1.5, title, left=0.55, right=0.2, below=0.5, lines=2, most=5) as every:
+        for axes, bins in zip(every, calibration.values(), strict=True):
+            total = sum(count for count, _, _ in bins)
+            edges = np.linspace(0, 100, len(bins) + 1)
+            axes.bar(edges[:-1], [100 * count / total for count, _, _ in bins], 100 / len(bins), align="edge", color="#cccccc")
+            axes.plot([0, 100], [0, 100], color="black", linewidth=0.8, linestyle="--")
+            confidences, accuracies = zip(*((100 * one[1], 100 * one[2]) for one in bins if one[0] > 0), strict=True)
+            sizes = [6 + 80 * count / total for count, _, _ in bins if count > 0]  # square points; few pictures are a small mark
+            axes.plot(confidences, accuracies, color=_COLOURS[0], linewidth=0.9)
+            axes.scatter(confidences, accuracies, s=sizes, color=_COLOURS[0], clip_on=False, zorder=3)
+            axes.set_xlim(0, 100)
+            axes.set_ylim(0, 100)
+            axes.set_xticks([0, 50, 100])
+            axes.set_yticks([0, 50, 100])
+            axes.tick_params(labelsize=_SMALL)
+            axes.set_xlabel("top probability in %", fontsize=_SMALL)
+            axes.set_ylabel("accuracy in %", fontsize=_SMALL)
+
+
+@contextlib.contextmanager
+def _panels(
+    path: Path,
+    names: Sequence[str],
+    width: float,
+    height: float,
+    title: str,
+    *,
+    left: float,
+    right: float,
+    below: float,
+    lines: int = 1,
+    most: int = 2,
+) -> Iterator[list[Axes]]:
+    """Axes of so many inches beside and below each other, ``most`` in a row, each under its name, with room on three sides."""
+    columns = min(len(names), most)
+    rows = -(-len(names) // columns)
+    above = lines * _MIDDLE * _LINE + 0.12
+    page_width = max(columns * (left + width + right), 5.0)
+    heading = _wrapped(title, page_width)
+    heading_height = (heading.count("\n") + 1) * _LARGE * _LINE + 0.2
+    page_height = heading_height + rows * (above + height + below) + 0.05
+    with _drawing(path, page_width, page_height, layout=None) as figure:
+        figure.suptitle(heading, fontsize=_LARGE, y=1 - 0.1 / page_height, va="top")
+        every = []
+        for place, name in enumerate(names):
+            row, column = divmod(place, columns)
+            x = column * (left + width + right) + left
+            y = page_height - heading_height - row * (above + height + below) - above - height
+            axes = figure.add_axes((x / page_width, y / page_height, width / page_width, height / page_height))
+            shown = name if lines > 1 else _fitted(name, width, _MIDDLE)
+            axes.set_title(shown, fontsize=_MIDDLE if lines == 1 else _SMALL, pad=4)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.set_axisbelow(True)
+            every.append(axes)
+        yield every
+
+
+def _harmonic_lines(axes: Axes) -> None:
+    """Grey lines along which the harmonic mean of both accuracies is the same, each with its value at its upper end."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+    axes.set_xticks([tick for tick in axes.get_xticks() if left <= tick <= right])
+    axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick <= top])
+    corners = [200 * harmonic_mean(x / 200, y / 200) for x, y in ((left, bottom), (right, top))]
+    step = next(step for step in (0.5, 1, 2, 5, 10, 20, 50) if (corners[1] - corners[0]) / step <= 8)
+    for level in np.arange(math.ceil(max(corners[0], step) / step), corners[1] / step) * step:
+        base = np.linspace(max(left, 0.501 * level), right, 300)
+        new = level * base / (2 * base - level)
+        inside = (new >= bottom) & (new <= top)
+        if inside.sum() < 12:
+            continue
+        axes.plot(base[inside], new[inside], color="#bbbbbb", linewidth=0.7, zorder=0)
+        # Above the line where it comes in from the left, beside it where it comes in from above.
+        start = (base[inside][0], new[inside][0])
+        axes.annotate(
+            f"{level:g}", start, (3, -2), textcoords="offset points", va="top", fontsize=_SMALL, color="#777777", zorder=0
+        )
+
+
+def _apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places at least ``gap`` apart, as near to the wanted ones (which rise) as can be, between ``low`` and ``high``."""
+    blocks: list[tuple[float, int]] = []  # mean place and number of those that touch, each less its number times the gap
+    for number, place in enumerate(wanted):
+        mean, count = place - number * gap, 1
+        while blocks and blocks[-1][0] > mean:
+            other, others = blocks.pop()
+            mean, count = (mean * count + other * others) / (count + others), count + others
+        blocks.append((mean, count))
+    places = [mean for mean, count in blocks for _ in range(count)]
+    last = high - (len(wanted) - 1) * gap
+    return [min(max(place, low), max(last, low)) + number * gap for number, place in enumerate(places)]
+
+
+def _looks(*groups: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and mark of every name, in the order in which they come first; those with the same mark have another colour."""
+    names = dict.fromkeys(name for group in groups for name in group)
+    return {
+        name: (_COLOURS[number % len(_COLOURS)], _MARKS[(number + number // len(_MARKS)) % len(_MARKS)])
+        for number, name in enumerate(names)
+    }
 
 
 @contextlib.contextmanager
@@ -309,7 +661,7 @@ def _fitted(text: str, inches: float, points: float) -> str:
 
 def _wrapped(text: str, inches: float) -> str:
     """A title in lines that fit: letters of ``_LARGE`` points are a twelfth of an inch wide, most of them less."""
-    return textwrap.fill(_drawable(text), int(12 * (inches - 0.3)))
+    return textwrap.fill(_drawable(text), int(12 * (inches - 0.3)), break_on_hyphens=False)
 
 
 def _inches(text: str, points: float) -> float:
@@ -325,7 +677,7 @@ def _characters() -> frozenset[int]:
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
-def _check_lengths(things: Mapping[str, Sequence[object] | Mapping[str, object]], length: int | None = None) -> None:
+def _check_lengths(things: Mapping[str, Sized], length: int | None = None) -> None:
     """Raise unless nothing is empty and, where a length is given, all have it."""
     for name, thing in things.items():
         if len(thing) == 0 or length == 0:

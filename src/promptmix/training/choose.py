@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from promptmix.data.sampling import hold_out_shots
 from promptmix.errors import ConfigError
-from promptmix.runtime import numpy_generator
 
 __all__ = ["Choice", "choose_options"]
-
-_HELD_OUT_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +57,13 @@ def choose_options(
     Raises:
         ConfigError: a class has one picture only, so that none can be held out.
     """
-    learnt_from: list[int] = []
-    held_out: list[int] = []
     for label, name in enumerate(class_names):
-        places = [place for place, own in enumerate(labels) if own == label]
-        if len(places) < 2:
+        if (count := list(labels).count(label)) < 2:
             raise ConfigError(
-                f"class {name!r} has {len(places)} training picture, so none can be held out to choose options on;"
+                f"class {name!r} has {count} training picture, so none can be held out to choose options on;"
                 " add pictures or say which option to take"
             )
-        numpy_generator(seed, f"held-out shots of {name}").shuffle(places)
-        count = max(1, int(_HELD_OUT_SHARE * len(places)))
-        held_out += places[:count]
-        learnt_from += places[count:]
-    learnt_from, held_out = sorted(learnt_from), sorted(held_out)
+    learnt_from, held_out = hold_out_shots(labels, class_names, seed)
     accuracies = tuple(fit(candidate, learnt_from, held_out) for candidate in candidates)
     best = max(range(len(candidates)), key=lambda place: accuracies[place])
     return Choice(options=candidates[best], candidates=tuple(candidates), accuracies=accuracies, num_held_out=len(held_out))

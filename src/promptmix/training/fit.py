@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from promptmix.training.choose import choose_options
 from promptmix.training.feeds import CachedFeed, Feed, LiveFeed
 from promptmix.training.loop import StepReport, train
 
-__all__ = ["Prepared", "Progress", "RunConfig", "learn", "no_progress", "prepare"]
+__all__ = ["Prepared", "Progress", "RunConfig", "Settled", "learn", "no_progress", "prepare", "settle_options"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,52 @@ class Prepared:
     seconds: Mapping[str, float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """A config whose options leave nothing open, with what must be said of the choice and the seconds it took."""
+
+    config: RunConfig
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def settle_options(
+    config: RunConfig,
+    training: LabelledPictures,
+    *,
+    backbone: Backbone,
+    cache: FeatureCache | None = None,
+    more_class_names: Sequence[str] = (),
+    on_progress: Progress = no_progress,
+) -> Settled:
+    """Choose what the options leave open, on held-out training pictures; the config itself where they leave nothing open.
+
+    Raises:
+        ConfigError, DataError, BackboneError: see the message; among them a class with one picture only.
+        InterruptedRun: stopped; nothing was chosen.
+    """
+    kind = method_class(config.method)
+    open_options = kind.open_options(kind.parse_options(config.options))
+    if not open_options:
+        return Settled(config=config)
+
+    def accuracy_with(candidate: Mapping[str, Any], learnt_from: list[int], held_out: list[int]) -> float:
+        tried = config.model_copy(update={"options": {**config.options, **candidate}})
+        parts = training.subset(learnt_from), training.subset(held_out)
+        try:
+            return _accuracy(tried, *parts, backbone, cache, more_class_names, on_progress)
+        except InterruptedRun as problem:
+            raise InterruptedRun("stopped while choosing options; nothing was learnt yet, start the run again") from problem
+
+    begun = time.monotonic()
+    choice = choose_options(open_options, training.labels, training.class_names, config.seed, accuracy_with)
+    return Settled(
+        config=config.model_copy(update={"options": {**config.options, **choice.options}}),
+        notes=(choice.note(),),
+        seconds={"choosing": time.monotonic() - begun},
+    )
+
+
 def prepare(
     config: RunConfig,
     training: LabelledPictures,
@@ -102,26 +148,11 @@ def prepare(
         InterruptedRun: stopped while choosing options.
     """
     kind = method_class(config.method)
-    asked = kind.parse_options(config.options)
     recipe = kind.recipe_for(config.shots, config.recipe)
-    options, notes, seconds = config.options, list[str](), dict[str, float]()
-    open_options = kind.open_options(asked)
-    if open_options:
-
-        def accuracy_with(candidate: Mapping[str, Any], learnt_from: list[int], held_out: list[int]) -> float:
-            tried = config.model_copy(update={"options": {**config.options, **candidate}})
-            parts = training.subset(learnt_from), training.subset(held_out)
-            try:
-                return _accuracy(tried, *parts, backbone, cache, more_class_names, on_progress)
-            except InterruptedRun as problem:
-                raise InterruptedRun("stopped while choosing options; nothing was learnt yet, start the run again") from problem
-
-        begun = time.monotonic()
-        choice = choose_options(open_options, training.labels, training.class_names, config.seed, accuracy_with)
-        options = {**options, **choice.options}
-        notes.append(choice.note())
-        seconds["choosing"] = time.monotonic() - begun
-    method = build_method(config.method, options, backbone, training.class_names, config.seed, more_class_names)
+    settled = settle_options(
+        config, training, backbone=backbone, cache=cache, more_class_names=more_class_names, on_progress=on_progress
+    )
+    method = build_method(config.method, settled.config.options, backbone, training.class_names, config.seed, more_class_names)
 
     # Each picture once, from the cache where it was seen before.
     uses_views = (kind.learns == "by gradient" and not _is_live(method, config)) or kind.learns_from_views
@@ -138,18 +169,21 @@ def prepare(
     _check_classes(labels, training)
     for picture, reason in extracted.bad:
         logger.warning("left out %s: %s", printable(picture), printable(reason))
+    features = extracted.features.to(backbone.device)
+    if kind.learns == "by gradient":
+        method.start_from(features, labels)
     return Prepared(
         config=config,
         recipe=recipe,
         method=method,
         backbone=backbone,
         training=training,
-        features=extracted.features.to(backbone.device),
+        features=features,
         labels=labels,
         kept=extracted.kept,
         bad=extracted.bad,
-        notes=tuple(notes),
-        seconds=seconds,
+        notes=settled.notes,
+        seconds=settled.seconds,
     )
 
 
@@ -177,8 +211,7 @@ def learn(
             feed = LiveFeed(method, prepared.backbone, pictures, labels, config.augmentation, config.seed)
 
         def report(step: StepReport) -> None:
-            done, total = step.epoch * step.steps + step.step + 1, step.epochs * step.steps
-            on_progress("training", done, total, f"loss {step.loss:.3f}, accuracy {100 * step.accuracy:.1f} %")
+            on_progress("training", step.done, step.steps, f"loss {step.loss:.3f}, accuracy {100 * step.accuracy:.1f} %")
 
         train(
             method,
@@ -208,9 +241,7 @@ def _accuracy(
     def report(stage: str, done: int, total: int, detail: str) -> None:
         on_progress(f"choosing options: {stage}", done, total, detail)
 
-    prepared = prepare(
-        config, training, backbone=backbone, cache=cache, more_class_names=more_class_names, on_progress=report
-    )
+    prepared = prepare(config, training, backbone=backbone, cache=cache, more_class_names=more_class_names, on_progress=report)
     learn(prepared, on_progress=report)
     method = prepared.method
     seen = extract_features(method.backbone, held_out.pictures, cache=cache, skip_bad=config.skip_bad)

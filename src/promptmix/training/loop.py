@@ -33,11 +33,17 @@ _OPTIMIZER_STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq")  # of SG
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """What the person watching is told after each step."""
+    """What the person watching is told after each step.
+
+    Attributes:
+        epoch, step: the epoch at hand, and the step in it, both from 0.
+        done, steps: how many steps of the whole run are done, and how many it has.
+        loss, accuracy: over the epoch so far.
+    """
 
     epoch: int
-    epochs: int
     step: int
+    done: int
     steps: int
     loss: float
     accuracy: float
@@ -153,9 +159,9 @@ def train(
                     on_step(
                         StepReport(
                             epoch=epoch,
-                            epochs=epochs,
                             step=step,
-                            steps=steps_here,
+                            done=epoch * steps + step + 1,
+                            steps=all_steps,
                             loss=loss_sum / seen,
                             accuracy=correct / seen,
                         )
@@ -176,7 +182,12 @@ def train(
                     before = averages.get(name, torch.zeros_like(parameter))
                     averages[name] = before + (parameter.detach() - before) * (weight / averaged_weight)
             if log_path is not None:
-                line = {"epoch": epoch, "rate": rate_at(recipe, epoch, progress=batch.number / all_steps), "loss": loss_sum / seen, "accuracy": correct / seen}
+                line = {
+                    "epoch": epoch,
+                    "rate": rate_at(recipe, epoch, progress=batch.number / all_steps),
+                    "loss": loss_sum / seen,
+                    "accuracy": correct / seen,
+                }
                 line |= {f"last_{name}": float(term.detach()) for name, term in output.terms.items()}
                 _append_line(log_path, line)
             if checkpoint_path is not None and (stop.is_set() or time.monotonic() - last_write > _SECONDS_BETWEEN_CHECKPOINTS):

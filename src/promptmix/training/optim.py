@@ -50,5 +50,8 @@ def averaging_weight(recipe: Recipe, epoch: int, epochs: int) -> float:
     if recipe.averaging == "second_half":
         return float(epoch >= epochs // 2)
     if recipe.averaging == "gaussian":
-        return math.exp(-(((epoch + 1 - recipe.averaging_mean) / recipe.averaging_deviation) ** 2) / 2)
+        # Beside the epoch nearest to the mean, so that not all weights are rounded to 0 where the mean lies far outside the run.
+        nearest = min(max(round(recipe.averaging_mean), 1), epochs)
+        far, near = ((number - recipe.averaging_mean) / recipe.averaging_deviation for number in (epoch + 1, nearest))
+        return math.exp((near**2 - far**2) / 2)
     return 0.0

@@ -20,7 +20,7 @@ from promptmix.data.images import PictureSource, StoredPicture, content_key
 from promptmix.data.records import LabelledPictures, PictureSet
 from promptmix.data.splits import split_hash, write_split
 from promptmix.errors import CheckpointError, DataError, listed, printable
-from promptmix.evaluation.evaluate import Prediction, predict_features
+from promptmix.evaluation.evaluate import Prediction, predictions_of
 from promptmix.evaluation.metrics import Metrics, measure
 from promptmix.evaluation.results import RunResult, peak_memory_bytes, read_result, versions, write_result
 from promptmix.features.cache import FeatureCache
@@ -28,10 +28,11 @@ from promptmix.features.extract import extract_features
 from promptmix.methods.base import Recipe
 from promptmix.methods.registry import build_method, method_class
 from promptmix.model_folder import SavedModel, read_model, refuse_overwrite, remove_model, write_model
+from promptmix.nn.classifier import Classifier
 from promptmix.runtime import atomic_path, short_hash, write_json, writing
-from promptmix.training.fit import Progress, RunConfig, learn, no_progress, prepare
+from promptmix.training.fit import Progress, RunConfig, learn, no_progress, prepare, settle_options
 
-__all__ = ["LabelledPictures", "Outcome", "RunConfig", "run"]
+__all__ = ["Outcome", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +93,19 @@ def run(
         finished = _finished_run(out, run_key)
         if finished is not None:
             return finished
+    settled = settle_options(
+        config, training, backbone=backbone, cache=cache, more_class_names=more_class_names, on_progress=on_progress
+    )
+    replaces = out is not None and not resumes and (out / "run.json").is_file()
+    if out is not None and not resumes and not replaces:
+        if resume:
+            logger.warning("there is no run to resume in %s; a new one starts", out)
+        _start_run_folder(out, run_key, config, recipe)
 
     # Image features: those of the test pictures are made before the training too. What is wrong with one should not wait for its end.
     begun = time.monotonic()
     prepared = prepare(
-        config, training, backbone=backbone, cache=cache, more_class_names=more_class_names, on_progress=on_progress
+        settled.config, training, backbone=backbone, cache=cache, more_class_names=more_class_names, on_progress=on_progress
     )
     method = prepared.method
     tested = extract_features(
@@ -115,10 +124,8 @@ def run(
         for picture, reason in tested.bad:
             logger.warning("left out %s: %s", printable(picture), printable(reason))
     # An old run goes only now, with every picture read: a mistake in the new run's input must not cost it.
-    if out is not None and not resumes:
-        if resume:
-            logger.warning("there is no run to resume in %s; a new one starts", out)
-        _start_run_folder(out, run_key, config, prepared.recipe)
+    if out is not None and replaces:
+        _start_run_folder(out, run_key, config, recipe)
     hash_of_split = None
     if split is not None:
         left_out = {name for name, _ in bad}
@@ -127,8 +134,8 @@ def run(
             for name, part in split.items()
         }
         hash_of_split = split_hash(used) if out is None else write_split(out / "split.json", used)
-    seconds |= prepared.seconds
-    seconds["features"] = time.monotonic() - begun - seconds.get("choosing", 0.0)
+    seconds |= settled.seconds
+    seconds["features"] = time.monotonic() - begun
     logger.info("features of %d pictures: %.1f s", len(prepared.kept) + len(tested.kept), seconds["features"])
 
     # Learning.
@@ -150,12 +157,13 @@ def run(
         if method.tunes_image_tower:
             test_features = extract_features(method.backbone, shown, cache=cache).features[:, 0].to(backbone.device)
         classifier = method.classifier()
-        metrics = measure(classifier.logits(test_features).cpu(), test_labels, training.class_names)
+        logits, expert_weights = classifier.logits(test_features).cpu(), classifier.expert_weights(test_features).cpu()
+    metrics = measure(logits, test_labels, training.class_names)
     seconds["evaluation"] = time.monotonic() - begun
     seconds["all"] = time.monotonic() - started
     logger.info("measuring: %.1f s", seconds["evaluation"])
     worse = metrics.accuracy < zero_shot.accuracy
-    all_notes = [*notes, *prepared.notes, *method.notes()]
+    all_notes = [*notes, *settled.notes, *method.notes()]
     if bad:
         all_notes.append(f"left out {len(bad)} pictures that cannot be read: {listed(printable(name) for name, _ in bad)}")
     if test is None:
@@ -172,7 +180,7 @@ def run(
         backbone_fingerprint=backbone.fingerprint,
         config={
             **config.model_dump(mode="json"),
-            "recipe": prepared.recipe.model_dump(mode="json"),
+            "recipe": recipe.model_dump(mode="json"),
             "options": asked.model_dump(mode="json"),
         },
         data=f"trained on {training.description}; measured on {measured.description}",
@@ -198,7 +206,7 @@ def run(
         backbone_name=backbone.name,
         backbone_fingerprint=backbone.fingerprint,
         expert_names=method.expert_names,
-        classifier=classifier.cpu(),
+        classifier=classifier.cpu() if isinstance(classifier, Classifier) else None,
         learnt=method.learnt_state(),
         training={
             "data": training.description,
@@ -206,14 +214,14 @@ def run(
             "num_training_pictures": len(prepared.kept),
             "shots": config.shots,
             "seed": config.seed,
-            "recipe": prepared.recipe.model_dump(mode="json"),
+            "recipe": recipe.model_dump(mode="json"),
             "metrics": _headline(metrics),
             "zero_shot": _headline(zero_shot),
             "notes": all_notes,
         },
     )
     if out is not None:
-        predictions = predict_features(classifier, training.class_names, method.expert_names, test_features, top=1)
+        predictions = predictions_of(logits, expert_weights, training.class_names, method.expert_names, top=1)
         _write_predictions(out / "predictions.csv", shown, test_labels, training.class_names, predictions)
         write_model(out / "model", model, overwrite=True)
         write_result(out / "result.json", result)

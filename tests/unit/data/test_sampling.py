@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptmix.data.records import PictureSet, Record
-from promptmix.data.sampling import base_new_split, hold_out, sample_shots
+from promptmix.data.benchmark_readers import read_split_file
+from promptmix.data.records import PictureSet, Record, clean_class_name
+from promptmix.data.sampling import base_new_split, hold_out, hold_out_shots, sample_shots, sample_shots_as_published
 from promptmix.errors import ConfigError, DataError
 
 
@@ -108,3 +112,79 @@ def test_base_and_new_classes() -> None:
     for number in (0, 1):
         with pytest.raises(DataError, match="at least 2"):
             base_new_split(number)
+
+
+# The first 12 hex digits of the sha256 of the 16-shot training paths that the published code draws with the seeds 1, 2 and 3.
+PUBLISHED = {
+    "Caltech101": ("e60a836bd33c", "62be9f804c23", "8c465c68bff4"),
+    "DescribableTextures": ("daf3b28e531f", "a34259006a2a", "d4a9dc52a372"),
+    "EuroSAT": ("ad260707da91", "212e6c881322", "9dad8ac01841"),
+    "OxfordFlowers": ("ea366f552e24", "3966d8c77019", "d027071e2f77"),
+    "OxfordPets": ("711e62ca7ba4", "3ecc09fd23ef", "45933e694768"),
+    "StanfordCars": ("f7d56096c792", "c8392ec0f0d4", "d5d533f8b5c5"),
+    "UCF101": ("b88bd6d2db74", "a510bb0001f0", "6bfebd6fbe08"),
+}
+
+
+@pytest.mark.parametrize(("name", "digests"), PUBLISHED.items())
+def test_the_published_samples_are_drawn_file_by_file(shared: Path, name: str, digests: tuple[str, ...]) -> None:
+    file = shared / "data" / "coop_splits" / f"split_zhou_{name}.json"
+    split = read_split_file(file, file.read_bytes(), Path())
+    train = PictureSet(root=Path(), class_names=split.class_names, records=split.parts["train"])
+    rows = {path: (label, name) for path, label, name in json.loads(file.read_bytes())["train"]}
+    for seed, digest in enumerate(digests, 1):
+        drawn = sample_shots_as_published(train, 16, seed).pictures
+        paths = [str(record.picture) for record in drawn.records]
+        assert hashlib.sha256("\n".join(paths).encode()).hexdigest()[:12] == digest
+        for path, label in zip(paths, drawn.labels, strict=True):
+            assert (label, clean_class_name(rows[path][1])) == (rows[path][0], drawn.class_names[label])
+
+
+def drawn_naively(generator: random.Random, labels: list[int], shots: int) -> list[int]:
+    drawn = []
+    for label in dict.fromkeys(labels):
+        places = [place for place, own in enumerate(labels) if own == label]
+        drawn += generator.sample(places, shots) if len(places) >= shots else places
+    return drawn
+
+
+LABELS = st.lists(st.integers(0, 3), max_size=40)
+
+
+@given(LABELS, LABELS, st.integers(1, 8), st.integers(0, 5))
+def test_published_samples_are_those_of_a_plain_loop(train: list[int], val: list[int], shots: int, seed: int) -> None:
+    names = ("a", "b", "c", "d")
+    parts = [
+        PictureSet(
+            root=Path(),
+            class_names=names,
+            records=tuple(Record(picture=Path(f"{place}.jpg"), label=label) for place, label in enumerate(labels)),
+        )
+        for labels in (train, val)
+    ]
+    sampled = sample_shots_as_published(parts[0], shots, seed, parts[1])
+    generator = random.Random(seed)
+    assert sampled.pictures == parts[0].subset(drawn_naively(generator, train, shots))
+    assert sampled.validation == parts[1].subset(drawn_naively(generator, val, min(shots, 4)))
+    assert sampled.short_classes == {name: train.count(label) for label, name in enumerate(names) if train.count(label) < shots}
+    alone = sample_shots_as_published(parts[0], shots, seed)
+    assert (alone.pictures, alone.validation) == (sampled.pictures, None)
+
+
+def test_published_samples_refuse_what_would_be_another_sample() -> None:
+    with pytest.raises(ConfigError, match="shots is 0"):
+        sample_shots_as_published(picture_set({"cat": 2}), 0, 1)
+    with pytest.raises(ConfigError, match="seed is -1; published samples have seeds from 0"):
+        sample_shots_as_published(picture_set({"cat": 2}), 1, -1)
+
+
+def test_a_quarter_of_the_shots_of_each_class_is_held_out_whatever_its_number() -> None:
+    names = ("cat", "dog", "owl", "elk")
+    labels = [0] * 9 + [1] * 2 + [2] + [3] * 4
+    learnt_from, held_out = hold_out_shots(labels, names, 1)
+    assert sorted(learnt_from + held_out) == list(range(len(labels)))
+    assert [sum(labels[place] == label for place in held_out) for label in range(4)] == [2, 1, 0, 1]
+    assert (learnt_from, held_out) == hold_out_shots(labels, names, 1) != hold_out_shots(labels, names, 2)
+    # The numbers of the classes mean nothing.
+    turned = hold_out_shots([3 - label for label in labels], names[::-1], 1)
+    assert turned == (learnt_from, held_out)

@@ -15,12 +15,14 @@ from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.data.images import PictureSource
 from promptmix.data.pictograms import draw_set
+from promptmix.data.records import LabelledPictures
 from promptmix.errors import BackboneError, CheckpointError, ConfigError, DataError
 from promptmix.features.cache import FeatureCache
 from promptmix.inference.predictor import Predictor, add_classes, backbone_of, remove_classes
 from promptmix.methods.registry import build_method
 from promptmix.model_folder import SavedModel, read_model, write_classes, write_model
-from promptmix.training.run import LabelledPictures, Outcome, RunConfig, run
+from promptmix.training.fit import RunConfig
+from promptmix.training.run import Outcome, run
 
 NAMES = ("anchor", "cat", "snowflake", "umbrella")
 OPEN = ("mocoop", "coop", "zero-shot")  # methods that know a class by its name alone

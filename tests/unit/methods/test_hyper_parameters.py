@@ -26,13 +26,68 @@ MORE = ("skull", "heart")
 CASES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
     "zero-shot": {"template": ("a drawing of the {}.", {})},
     "ensemble": {"bank": ("styles", {}), "templates": (("a {}.",), {})},
-    "linear-probe": {"strengths": ((1e-3,), {}), "max_iterations": (1, {"strengths": (100.0,)})},
+    "linear-probe": {
+        "strengths": ((1e-3,), {}),
+        "max_iterations": (1, {"strengths": (100.0,)}),
+        "start": ("text", {}),
+        "template": ("a drawing of the {}.", {"start": "text"}),
+    },
+    # Texts tell nothing of the features below, so the range that alpha is chosen from would be all that mattered.
+    "tip-adapter": {
+        "template": ("a drawing of the {}.", {}),
+        "alpha": (0.5, {}),
+        "beta": ((0.1, 0.4), {"alpha": 3.0}),
+        "candidates": (2, {}),
+    },
+    "tip-adapter-f": {
+        "template": ("a drawing of the {}.", {"alpha": 1.0}),
+        "alpha": (0.5, {"beta": 2.0}),
+        "beta": (7.0, {"alpha": 1.0}),
+        "candidates": (2, {"alpha": 1.0}),
+    },
     "coop": {
         "context_tokens": (3, {}),
         "words": ("a photo of", {}),
         "class_name_position": ("middle", {}),
         "class_specific": (True, {}),
     },
+    "kgcoop": {
+        "context_tokens": (3, {"words": None}),
+        "words": ("a photo of", {}),
+        "template": ("a drawing of the {}.", {}),
+        # The words start it from the very prompt that it is held near.
+        "weight": (1.0, {"template": "a drawing of the {}."}),
+    },
+    "prograd": {
+        "context_tokens": (6, {}),
+        "words": ("many", {}),
+        # From a start in words zero-shot classification has nothing to say against these few steps.
+        "template": ("a drawing of the {}.", {"words": None, "context_tokens": 4}),
+        "projection": (0.0, {"words": None, "context_tokens": 4}),
+        "temperature": (5.0, {"words": None, "context_tokens": 4}),
+    },
+    "lasp": {
+        "context_tokens": (3, {"words": None}),
+        "words": ("a photo of", {}),
+        "bank": ("styles", {"text_temperature": 1.0}),
+        "templates": (("a {}.",), {"text_temperature": 1.0}),
+        "text_weight": (1.0, {"text_temperature": 1.0}),
+        "text_direction": ("prompts", {"text_temperature": 1.0}),
+        "text_temperature": (1.0, {}),
+        "text_classes": ("all", {"text_temperature": 1.0}),
+        "noise_deviation": (0.5, {"text_temperature": 1.0}),
+        "noise_probability": (0.0, {"text_temperature": 1.0, "noise_deviation": 0.5}),
+    },
+    "maple": {},
+    "promptsrc": {},
+    "clip-lora": {
+        "template": ("a drawing of the {}.", {"towers": "text"}),
+        "projections": (("q", "v"), {"towers": "text"}),
+        "rank": (3, {"towers": "text"}),
+        "alpha": (4.0, {"towers": "text"}),
+        "dropout": (0.0, {"towers": "text"}),
+    },
+    "cocoop": {"context_tokens": (3, {"words": None}), "words": ("a photo of", {}), "reduction": (4, {})},
     "mocoop": {
         "bank": ("styles", {}),
         "groups": ((("a {}.",), ("many {}.",), ("the {}.",)), {}),
@@ -56,8 +111,13 @@ CASES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "added_classes": ("prototypes", {}),
     },
 }
-# These need an image tower in the loop: tests/unit/methods/test_visual_layer_norms.py.
-IN_THE_TOWER = {"mocoop": {"visual_layer_norms", "router_detach"}}
+# These need an image tower in the loop: tests/unit/methods/test_visual_layer_norms.py, test_clip_lora.py, test_deep_prompts.py.
+IN_THE_TOWER = {
+    "lasp": {"visual_layer_norms"},
+    "mocoop": {"visual_layer_norms", "router_detach"},
+    "clip-lora": {"towers"},
+    **{name: set(method_class(name).config_class.model_fields) for name in ("maple", "promptsrc")},
+}
 
 RECIPE: dict[str, tuple[Any, dict[str, Any]]] = {
     "epochs": (2, {}),
@@ -93,10 +153,12 @@ def outcome(backbone: Backbone, name: str, options: dict[str, Any], recipe: dict
     method = build_method(name, options, backbone, CLASSES, 1, MORE)
     if method.learns == "by gradient":
         whole = {"epochs": 3, "rate": 0.05, "batch_size": 8, "warmup_epochs": 1, **recipe}
+        method.start_from(features[:, None], labels)
         train(method, Recipe.model_validate(whole), CachedFeed(features[:, None], labels, 1))
     elif method.learns == "in closed form":
         method.fit_features(features[:, None], labels, 1)
-    added = [] if name == "linear-probe" or options.get("class_specific") else [method.encode_classes(MORE)]
+    knows_no_others = name in ("linear-probe", "cocoop") or options.get("class_specific")
+    added = [] if knows_no_others else [method.encode_classes(MORE)]
     return [method.classifier().logits(features), *added]
 
 
@@ -112,13 +174,17 @@ def words_of(kind: Any) -> list[str]:
     """The words an option may be, where it may be one of some words."""
     if typing.get_origin(kind) is Literal:
         return list(typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return []  # a list of words
     return [word for part in typing.get_args(kind) for word in words_of(part)]
 
 
 def worded_options() -> list[tuple[str, str]]:
     """Every option of every method that is one of two words or more."""
     fields = [(name, option, field) for name in METHODS for option, field in method_class(name).config_class.model_fields.items()]
-    return [(name, option) for name, option, field in fields if len(words_of(field.annotation)) > 1]
+    return [
+        (name, option) for name, option, field in fields if len(words_of(field.annotation)) > 1 and option in CASES.get(name, {})
+    ]
 
 
 def test_every_option_has_a_case() -> None:

@@ -19,6 +19,7 @@ from promptmix.backbones.text_tower import TextTower
 from promptmix.backbones.vision_transformer import VisionTransformer
 from promptmix.backbones.weights import save_folder
 from promptmix.data.pictograms import draw_set
+from promptmix.data.records import LabelledPictures
 from promptmix.data.transforms import Augmentation
 from promptmix.errors import ConfigError, InterruptedRun
 from promptmix.features.cache import FeatureCache
@@ -28,8 +29,9 @@ from promptmix.methods.base import Recipe
 from promptmix.methods.registry import build_method
 from promptmix.model_folder import read_model
 from promptmix.training.feeds import LiveFeed
+from promptmix.training.fit import RunConfig
 from promptmix.training.loop import train
-from promptmix.training.run import LabelledPictures, Outcome, RunConfig, run
+from promptmix.training.run import Outcome, run
 
 CLASSES = ("anchor", "cat", "skull")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from promptmix.nn.classifier import Classifier, Router, move_features
+from promptmix.nn.classifier import Classifier, Memory, Router, move_features
 from promptmix.runtime import torch_generator
 
 EXPERTS, CLASSES, WIDTH = 3, 4, 6
@@ -31,6 +31,13 @@ EVERYTHING = Classifier(
     renormalise=True,
 )
 ROUTER_OF_ONE = {"router.weight": torch.zeros(1, WIDTH), "router.bias": torch.zeros(1), "router.top_k": torch.tensor(1)}
+MEMORY = Memory(
+    keys=functional.normalize(drawn(7, WIDTH, purpose="keys"), dim=-1),
+    labels=torch.tensor([0, 3, 3, 1, 0, 2, 1]),
+    alpha=1.7,
+    beta=2.5,
+)
+REMEMBERING = Classifier(class_features=FEATURES[:1], scale=3.3, memory=MEMORY)
 PROBE = Classifier(class_features=FEATURES[:1], scale=1.0, class_bias=drawn(CLASSES, purpose="class bias"))
 
 
@@ -58,7 +65,14 @@ def test_a_probe_adds_its_bias() -> None:
 
 @pytest.mark.parametrize(
     "classifier",
-    [EVERYTHING, PROBE, Classifier(class_features=FEATURES[:1], scale=100.0), dataclasses.replace(EVERYTHING, image_map=None)],
+    [
+        EVERYTHING,
+        PROBE,
+        REMEMBERING,
+        Classifier(class_features=FEATURES[:1], scale=100.0),
+        dataclasses.replace(EVERYTHING, image_map=None),
+        dataclasses.replace(EVERYTHING, memory=MEMORY),
+    ],
 )
 def test_what_is_written_is_read(classifier: Classifier) -> None:
     again = Classifier.from_tensors(classifier.tensors())
@@ -111,3 +125,64 @@ def test_half_a_router_is_refused_for_one_expert_too() -> None:
         with pytest.raises(ValueError, match=r"tensor router\..* is missing"):
             Classifier.from_tensors({**one, name: tensor})
     assert Classifier.from_tensors({**one, **ROUTER_OF_ONE}).router is not None
+
+
+def voted(image: Tensor, keys: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """The votes, one entry after another."""
+    votes = torch.zeros(num_classes)
+    for key, label in zip(keys, labels, strict=True):
+        votes[label] += MEMORY.alpha * torch.exp(-MEMORY.beta * (1 - image @ key))
+    return votes
+
+
+def test_remembered_pictures_vote_for_their_classes() -> None:
+    for image, logits in zip(IMAGES, REMEMBERING.logits(IMAGES), strict=True):
+        torch.testing.assert_close(logits, 3.3 * FEATURES[0] @ image + voted(image, MEMORY.keys, MEMORY.labels, CLASSES))
+
+
+def test_they_are_compared_with_the_feature_before_it_is_moved() -> None:
+    with_both = dataclasses.replace(EVERYTHING, memory=MEMORY)
+    torch.testing.assert_close(with_both.logits(IMAGES) - EVERYTHING.logits(IMAGES), MEMORY.logits(IMAGES, CLASSES))
+
+
+def test_many_pictures_are_compared_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = REMEMBERING.logits(IMAGES)
+    monkeypatch.setattr("promptmix.nn.classifier._MOST_AFFINITIES", 2 * len(MEMORY.keys))
+    torch.testing.assert_close(REMEMBERING.logits(IMAGES), whole)
+    assert REMEMBERING.logits(IMAGES[:0]).shape == (0, CLASSES)
+
+
+def test_entries_follow_their_classes() -> None:
+    kept = REMEMBERING.select([3, 0])
+    assert kept.memory is not None
+    assert kept.memory.labels.tolist() == [1, 0, 0, 1]
+    torch.testing.assert_close(kept.logits(IMAGES), REMEMBERING.logits(IMAGES)[:, [3, 0]])
+    # Classes 2, a new one, 0.
+    other = REMEMBERING.with_classes(torch.stack([FEATURES[0, 2], FEATURES[1, 0], FEATURES[0, 0]])[None], [2, None, 0])
+    logits = other.logits(IMAGES)
+    torch.testing.assert_close(logits[:, [0, 2]], REMEMBERING.logits(IMAGES)[:, [2, 0]])
+    torch.testing.assert_close(logits[:, 1], 3.3 * IMAGES @ FEATURES[1, 0])
+    # Where it is not said which classes they are, all of them are new.
+    torch.testing.assert_close(REMEMBERING.with_classes(FEATURES[:1]).logits(IMAGES), 3.3 * IMAGES @ FEATURES[0].T)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"memory.keys": None}, r"memory\.keys is missing"),
+        ({"memory.labels": None}, r"memory\.labels is missing"),
+        ({"memory.alpha": None}, r"memory\.alpha is missing"),
+        ({"memory.beta": None}, r"memory\.beta is missing"),
+        ({"memory.keys": torch.zeros(7, 2)}, r"memory\.keys is \(7, 2\), not \(7, 6\)"),
+        ({"memory.labels": torch.zeros(3, dtype=torch.long)}, r"memory\.keys is \(7, 6\), not \(3, 6\)"),
+        ({"memory.labels": torch.zeros(7, 1, dtype=torch.long)}, r"memory\.labels is \(7, 1\), not \(7,\)"),
+        ({"memory.labels": torch.zeros(7)}, r"memory\.labels must be whole numbers from 0 to 3"),
+        ({"memory.labels": torch.tensor([0, 1, 2, 3, 4, 0, 0])}, r"memory\.labels must be whole numbers from 0 to 3"),
+        ({"memory.labels": torch.full((7,), -1)}, r"memory\.labels must be whole numbers from 0 to 3"),
+        ({"memory.beta": torch.zeros(1)}, r"memory\.beta is \(1,\), not \(\)"),
+    ],
+)
+def test_half_a_memory_is_refused(change: dict[str, Any], words: str) -> None:
+    tensors = {name: tensor for name, tensor in {**REMEMBERING.tensors(), **change}.items() if tensor is not None}
+    with pytest.raises(ValueError, match=words):
+        Classifier.from_tensors(tensors)

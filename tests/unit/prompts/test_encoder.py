@@ -67,6 +67,61 @@ def test_equal_to_the_plain_loop_in_values_and_gradients(tower: TextTower, case:
     torch.testing.assert_close(packed_contexts.grad, plain_contexts.grad, rtol=1e-8, atol=1e-9)
 
 
+def deep_plain_loop(tower: TextTower, rows: list[list[int]], contexts: Tensor, deep_contexts: Tensor) -> Tensor:
+    """Each sequence padded and alone; before block 1, 2 ... its learnt positions become what ``deep_contexts`` has for them."""
+    features = []
+    for row in rows:
+        padding = [tower.token_embedding.weight[7]] * (24 - len(row))
+        vectors = [tower.token_embedding.weight[value] if value >= 0 else contexts[-1 - value] for value in row]
+        hidden = torch.stack(vectors + padding) + tower.position_embedding
+        for number, block in enumerate(tower.blocks):
+            if 0 < number <= len(deep_contexts):
+                hidden = torch.stack(
+                    [
+                        deep_contexts[number - 1, -1 - row[place]] if place < len(row) and row[place] < 0 else state
+                        for place, state in enumerate(hidden)
+                    ]
+                )
+            hidden = block(hidden[None], causal=True)[0]
+        features.append(tower.read_out(hidden[len(row) - 1][None])[0])
+    return torch.stack(features)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("max_rows", [4096, 2, 1])
+@pytest.mark.parametrize("deep_blocks", [0, 1, 2])
+def test_deep_contexts_are_equal_to_the_plain_loop_in_values_and_gradients(
+    tower: TextTower, case: str, max_rows: int, deep_blocks: int
+) -> None:
+    rows, groups = CASES[case]
+    generator = torch.Generator().manual_seed(1)
+    contexts = torch.randn(4, 32, dtype=torch.float64, generator=generator)
+    deep = torch.randn(deep_blocks, 4, 32, dtype=torch.float64, generator=generator)
+    packed_leaves, plain_leaves = ([one.clone().requires_grad_(True) for one in (contexts, deep)] for _ in range(2))
+    packed = PackedPrompts(tower, rows, groups, max_rows=max_rows).encode(*packed_leaves)
+    plain = deep_plain_loop(tower, rows, *plain_leaves)
+    torch.testing.assert_close(packed, plain, rtol=1e-9, atol=1e-10)
+    weights = torch.randn(plain.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    for features, leaves in ((packed, packed_leaves), (plain, plain_leaves)):
+        # Where no row has a context vector the plain loop has no graph; the gradient is 0.
+        ((features * weights).sum() + sum(0 * leaf.sum() for leaf in leaves)).backward()
+    for ours, theirs in zip(packed_leaves, plain_leaves, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-9)
+
+
+def test_each_deep_context_counts_and_none_beyond_the_last_block(tower: TextTower) -> None:
+    packed = PackedPrompts(tower, [[48, -1, -2, 3, 49], [48, -1, -2, 4, 5, 49]], [0, 0])
+    generator = torch.Generator().manual_seed(3)
+    contexts = torch.randn(2, 32, dtype=torch.float64, generator=generator)
+    deep = torch.randn(3, 2, 32, dtype=torch.float64, generator=generator)
+    by_depth = [packed.encode(contexts)] + [packed.encode(contexts, deep[:depth]) for depth in range(1, 4)]
+    # The tower has three blocks, so the third vectors have no block to stand before.
+    assert torch.equal(by_depth[3], by_depth[2])
+    for first in range(3):
+        for second in range(first):
+            assert not torch.allclose(by_depth[first], by_depth[second], rtol=0, atol=1e-3)
+
+
 def test_shared_prefixes_are_packed_once(tower: TextTower) -> None:
     packed = PackedPrompts(tower, [[48, -1, -2, 3, 49], [48, -1, -2, 4, 49]], [0, 0])
     assert packed.layouts[0].num_packed_tokens == 3 + 2 + 2

@@ -14,11 +14,13 @@ import torch
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.data.pictograms import draw_set
+from promptmix.data.records import LabelledPictures
 from promptmix.errors import ConfigError, InterruptedRun
 from promptmix.features.cache import FeatureCache
 from promptmix.methods.registry import build_method
 from promptmix.training.choose import choose_options
-from promptmix.training.run import LabelledPictures, Outcome, RunConfig, run
+from promptmix.training.fit import RunConfig
+from promptmix.training.run import Outcome, run
 
 NAMES = ("anchor", "cat", "skull")
 CANDIDATES = ({"regroup": 1}, {"regroup": 2}, {"regroup": 4})

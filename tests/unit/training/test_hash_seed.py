@@ -12,7 +12,9 @@ from promptmix.backbones.registry import load_backbone
 from promptmix.data.pictograms import draw_set
 from promptmix.features.cache import FeatureCache
 from promptmix.runtime import tensors_checksum
-from promptmix.training.run import LabelledPictures, RunConfig, run
+from promptmix.data.records import LabelledPictures
+from promptmix.training.fit import RunConfig
+from promptmix.training.run import run
 
 print(hash("anchor"))
 names = ("anchor", "cat", "skull")

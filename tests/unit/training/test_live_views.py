@@ -14,6 +14,7 @@ from tests.backbone_files import write_clip
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.data.pictograms import draw_set
+from promptmix.data.records import LabelledPictures
 from promptmix.data.transforms import Augmentation
 from promptmix.errors import CheckpointError, ConfigError, InterruptedRun
 from promptmix.features.cache import FeatureCache
@@ -21,8 +22,9 @@ from promptmix.features.extract import extract_features
 from promptmix.methods.base import Recipe
 from promptmix.methods.registry import build_method
 from promptmix.training.feeds import CachedFeed, LiveFeed
+from promptmix.training.fit import RunConfig
 from promptmix.training.loop import train
-from promptmix.training.run import LabelledPictures, RunConfig, run
+from promptmix.training.run import run
 
 CLASSES = ("anchor", "cat", "gear")
 

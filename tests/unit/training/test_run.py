@@ -10,12 +10,14 @@ import torch
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.data.pictograms import draw_set
+from promptmix.data.records import LabelledPictures
 from promptmix.errors import CheckpointError, ConfigError, DataError, InterruptedRun
 from promptmix.inference.predictor import Predictor, add_classes
 from promptmix.methods.registry import METHODS, build_method
 from promptmix.model_folder import read_model, write_classes
 from promptmix.training import loop
-from promptmix.training.run import LabelledPictures, RunConfig, run
+from promptmix.training.fit import RunConfig
+from promptmix.training.run import run
 
 CLASSES = ("anchor", "cat", "snowflake", "umbrella")
 
@@ -32,8 +34,10 @@ def pictures(per_cell: int, seed: int) -> LabelledPictures:
 
 
 def quick(method: str, **more: object) -> RunConfig:
-    recipe = {"epochs": 6, "batch_size": 8} if method in ("coop", "mocoop") else {}
-    return RunConfig.model_validate({"method": method, "recipe": recipe, **more})
+    recipe = {"epochs": 6, "batch_size": 8} if method in ("coop", "clip-lora", "mocoop") else {}
+    # The bundled backbone has no vision transformer to change.
+    options = {"towers": "text"} if method == "clip-lora" else {}
+    return RunConfig.model_validate({"method": method, "options": options, "recipe": recipe, **more})
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -12,9 +12,11 @@ import torch
 
 from promptmix.backbones.registry import load_backbone
 from promptmix.data.pictograms import draw_set
+from promptmix.data.records import LabelledPictures
 from promptmix.errors import CheckpointError, InterruptedRun
 from promptmix.features.cache import FeatureCache
-from promptmix.training.run import LabelledPictures, RunConfig, run
+from promptmix.training.fit import RunConfig
+from promptmix.training.run import run
 
 NAMES = ("anchor", "cat", "skull")
 CONFIG = RunConfig.model_validate(

@@ -1,0 +1,190 @@
+"""What a protocol asks for: the list of its runs, and the plan file that says so before the first of them begins."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from promptmix.config import StrictModel
+from promptmix.errors import CheckpointError, ConfigError, DataError
+from promptmix.protocols.contenders import Contender
+from promptmix.protocols.datasets import DataSource, DataSpec, open_data
+from promptmix.runtime import short_hash, write_text, writing
+
+__all__ = ["Classes", "Data", "Part", "Plan", "PlannedRun", "open_all", "run_id", "runs_of", "start_plan"]
+
+Classes = Literal["all", "base", "new"]
+
+
+class Data(StrictModel):
+    """A data set of a plan: where it comes from, and the hash of the listing that was there when the plan was made."""
+
+    spec: DataSpec
+    listing: str
+
+
+class Part(StrictModel):
+    """Pictures that a run is measured on: those of some classes of a data set, among the names of these classes."""
+
+    name: str
+    data: str
+    classes: Classes = "all"
+
+
+class PlannedRun(StrictModel):
+    """One contender that learns from one data set with one number of shots and one seed, and what it is measured on then.
+
+    Attributes:
+        run_id: its folder below ``runs/``.
+        data: name of the data set in the plan; ``classes``: which of its classes are learnt.
+        contender: label of the contender in the plan.
+        shots: None where the contender learns nothing, or learns from all pictures.
+    """
+
+    run_id: str
+    data: str
+    classes: Classes = "all"
+    contender: str
+    shots: int | None = Field(ge=1)
+    seed: int = Field(ge=0, lt=2**63)
+    parts: tuple[Part, ...]
+
+
+class Plan(StrictModel):
+    """All runs of a protocol, in order, and everything that their results depend on.
+
+    Attributes:
+        backbone_key: of its weights, its pre-processing and its precision.
+        threads: of each process. Sums are added up in an order that depends on it, so those of the first start count ever after.
+    """
+
+    format: Literal["promptmix-plan-1"] = "promptmix-plan-1"
+    protocol: str
+    backbone: str
+    backbone_key: str
+    precision: str
+    data: dict[str, Data]
+    contenders: dict[str, Contender]
+    threads: int = Field(ge=1)
+    runs: tuple[PlannedRun, ...]
+
+    def run_key(self, run: PlannedRun) -> str:
+        """Hash of all that a run's result depends on, besides the contents of the pictures."""
+        names = dict.fromkeys([run.data, *(part.data for part in run.parts)])
+        return short_hash(
+            self.protocol,
+            self.backbone_key,
+            run.model_dump_json(),
+            self.contenders[run.contender].model_dump_json(),
+            *(f"{name} {self.data[name].listing} {self.data[name].spec.hold_out}" for name in names),
+        )
+
+
+def open_all(specs: Sequence[DataSpec]) -> dict[str, DataSource]:
+    """The data sets by the names that tables and folders use, listed anew.
+
+    Raises:
+        ConfigError, DataError: one of them cannot be used, or two have the same name.
+    """
+    found: dict[str, DataSource] = {}
+    open_data.cache_clear()
+    for spec in specs:
+        source = open_data(spec)
+        if source.name in found:
+            raise ConfigError(f"two data sets are called {source.name!r}; rename the folder of one")
+        found[source.name] = source
+    return found
+
+
+def run_id(data: str, contender: str, shots: int | None, seed: int) -> str:
+    """The name of a run that people can read, fit for a folder."""
+    pieces = [data, contender, *([] if shots is None else [f"{shots}-shot{'s' if shots > 1 else ''}"]), f"seed-{seed}"]
+    return "--".join(re.sub("[^a-z0-9._]+", "-", piece.casefold()).strip("-.") or "data" for piece in pieces)
+
+
+def runs_of(
+    data: str,
+    contenders: Mapping[str, Contender],
+    shots: Sequence[int],
+    seeds: Sequence[int],
+    parts: Sequence[Part],
+    *,
+    classes: Classes = "all",
+) -> list[PlannedRun]:
+    """Every contender with every number of shots and every seed on one data set. One that learns nothing runs once a seed."""
+    return [
+        PlannedRun(
+            run_id=run_id(data, label, count, seed),
+            data=data,
+            classes=classes,
+            contender=label,
+            shots=count,
+            seed=seed,
+            parts=tuple(parts),
+        )
+        for label, contender in contenders.items()
+        for count in ([None] if contender.learns == "nothing" else shots)
+        for seed in seeds
+    ]
+
+
+def start_plan(out: Path, plan: Plan, overwrite: bool) -> Plan:
+    """Write the plan into its folder, or find the same plan there, whose runs then go on; returns the plan to do.
+
+    Raises:
+        DataError: the folder holds something else than a plan, or cannot be written.
+        ConfigError: it holds another plan.
+        CheckpointError: the plan there is damaged.
+    """
+    path = out / "plan.json"
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; choose a folder with --out")
+    if out.is_dir() and any(out.iterdir()) and not path.is_file():
+        raise DataError(f"{out} holds files that are no bench's; nothing there is overwritten, choose another folder with --out")
+    if path.is_file():
+        there = None if overwrite else _read_plan(path)
+        if there is not None and there == plan.model_copy(update={"threads": there.threads}):
+            return there
+        if there is not None:
+            raise ConfigError(
+                f"{out} holds another plan ({_difference(there, plan)}); choose another folder, or pass --overwrite to throw away"
+                " what is there"
+            )
+        with writing(out):
+            for name in ("runs", "report"):
+                shutil.rmtree(out / name, ignore_errors=True)
+    write_text(path, plan.model_dump_json(indent=2) + "\n")
+    return plan
+
+
+def _read_plan(path: Path) -> Plan:
+    try:
+        return Plan.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as problem:
+        raise CheckpointError(f"{path} is damaged or of another version; choose another folder, or pass --overwrite") from problem
+
+
+def _difference(there: Plan, plan: Plan) -> str:
+    """What differs between two plans, in a few words."""
+    old, new = (json.loads(one.model_dump_json()) for one in (there, plan))
+    for name in ("protocol", "backbone", "precision"):
+        if old[name] != new[name]:
+            return f"its {name} is {old[name]}, not {new[name]}"
+    if old["backbone_key"] != new["backbone_key"]:
+        return f"the files of backbone {plan.backbone} have changed since"
+    for kind, what in (("data", "data sets"), ("contenders", "contenders")):
+        if old[kind].keys() != new[kind].keys():
+            return f"its {what} are {', '.join(old[kind])}, not {', '.join(new[kind])}"
+    for name in old["data"]:
+        if old["data"][name] != new["data"][name]:
+            return f"the pictures of {name} were others"
+    for name in old["contenders"]:
+        if old["contenders"][name] != new["contenders"][name]:
+            return f"the options of {name} were others"
+    return f"{len(there.runs)} runs of other shots, seeds or parts, where {len(plan.runs)} are asked for"

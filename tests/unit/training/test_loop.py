@@ -1,0 +1,249 @@
+"""The loop: what it counts, how it resumes, what it averages. With a linear classifier, whose steps cost nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from promptmix.backbones.base import Backbone
+from promptmix.backbones.registry import load_backbone
+from promptmix.data.pictograms import draw_set
+from promptmix.data.records import LabelledPictures
+from promptmix.errors import CheckpointError, InterruptedRun
+from promptmix.methods.base import Method, MethodConfig, Recipe
+from promptmix.runtime import torch_generator
+from promptmix.structs import Batch, StepOutput
+from promptmix.training import loop
+from promptmix.training.feeds import CachedFeed
+from promptmix.training.fit import RunConfig, learn, prepare
+from promptmix.training.loop import StepReport, train
+from promptmix.training.optim import averaging_weight, build_optimizer, rate_at
+
+CLASSES = ("anchor", "cat", "gear")
+PICTURES, WIDTH = 12, 5
+
+
+class Linear(Method):
+    """Logits linear in the features, with noise that depends on the step's number alone."""
+
+    name = "linear, for tests"
+    config_class: ClassVar[type[MethodConfig]] = MethodConfig
+    learns: ClassVar[Literal["nothing", "by gradient", "in closed form"]] = "by gradient"
+
+    def __init__(self, backbone: Backbone, class_names: Sequence[str] = CLASSES) -> None:
+        super().__init__(MethodConfig(), backbone, class_names)
+        self.weight = nn.Parameter(torch.randn(len(class_names), WIDTH, generator=torch_generator(3, "weight")))
+        self.bias = nn.Parameter(torch.ones(len(class_names)))
+        self.seen: list[int] = []
+
+    def rate_multiplier(self, parameter_name: str) -> float:
+        return 0.1 if parameter_name == "bias" else 1.0
+
+    def training_step(self, batch: Batch) -> StepOutput:
+        self.seen.append(batch.number)
+        noise = 0.1 * torch.randn(batch.image_features.shape, generator=torch_generator(0, f"noise of step {batch.number}"))
+        logits = functional.linear(batch.image_features + noise, self.weight, self.bias)
+        loss = functional.cross_entropy(logits, batch.labels)
+        return StepOutput(loss=loss, logits=logits, terms={"classification": loss})
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load_backbone("bundled", device="cpu")
+
+
+def feed() -> CachedFeed:
+    features = torch.randn(PICTURES, 2, WIDTH, generator=torch_generator(0, "features"))
+    return CachedFeed(features, torch.arange(PICTURES) % 3, 1)
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "SGD by epoch": {"epochs": 4, "rate": 0.2, "warmup_epochs": 1},
+    "AdamW by epoch": {"epochs": 4, "rate": 0.05, "warmup_epochs": 1, "optimizer": "adamw", "weight_decay": 0.1},
+    "AdamW by step": {"steps": 11, "rate": 0.05, "schedule": "step", "final_rate": 1e-3, "optimizer": "adamw", "epsilon": 1e-4},
+    "SGD by step, epochs": {"epochs": 4, "rate": 0.2, "schedule": "step"},
+    "a mean by a normal density": {
+        "epochs": 4,
+        "rate": 0.2,
+        "averaging": "gaussian",
+        "averaging_mean": 3,
+        "averaging_deviation": 0.8,
+    },
+    "a mean over half of a length in steps": {"steps": 11, "schedule": "step", "rate": 0.2, "averaging": "second_half"},
+}
+EVERY = pytest.mark.parametrize("name", RECIPES)
+
+
+def recipe(name: str) -> Recipe:
+    return Recipe.model_validate({"batch_size": 4, **RECIPES[name]})
+
+
+def by_hand(method: Linear, asked: Recipe) -> list[dict[str, Tensor]]:
+    """A loop as short as can be; the parameters after each epoch, the last of which may be cut short."""
+    steps = PICTURES // asked.batch_size
+    length = asked.epochs * steps if asked.steps is None else asked.steps
+    groups: list[dict[str, Any]] = [{"params": [method.weight]}, {"params": [method.bias]}]
+    if asked.optimizer == "sgd":
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=asked.momentum, weight_decay=asked.weight_decay)
+    else:
+        optimizer = torch.optim.AdamW(groups, eps=asked.epsilon, weight_decay=asked.weight_decay)
+    after: list[dict[str, Tensor]] = []
+    for number in range(length):
+        epoch = number // steps
+        for group, multiplier in zip(optimizer.param_groups, (1.0, 0.1), strict=True):
+            group["lr"] = rate_at(asked, epoch, multiplier, number / length)
+        batch = next(iter(feed().batches(epoch, asked.batch_size, number % steps)))
+        optimizer.zero_grad()
+        method.training_step(batch).loss.backward()
+        optimizer.step()
+        if number % steps == steps - 1 or number == length - 1:
+            after.append(method.learnt_state())
+    return after
+
+
+@EVERY
+def test_the_loop_is_the_short_one(name: str, backbone: Backbone) -> None:
+    asked, ours, plain = recipe(name), Linear(backbone), Linear(backbone)
+    length = train(ours, asked, feed())
+    epochs = by_hand(plain, asked)
+    assert ours.seen == plain.seen == list(range(length))
+    expected = epochs[-1]
+    if asked.averaging != "none":
+        weights = torch.tensor([averaging_weight(asked, epoch, len(epochs)) for epoch in range(len(epochs))])
+        expected = {
+            key: sum(float(weight) * state[key] for weight, state in zip(weights / weights.sum(), epochs, strict=True))
+            for key in expected
+        }
+        assert not torch.allclose(expected["weight"], epochs[-1]["weight"], rtol=1e-3)
+    for key, value in ours.learnt_state().items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-6)
+
+
+def stop_after(count: int) -> Any:
+    def stop(report: StepReport) -> None:
+        if report.done == count:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return stop
+
+
+@EVERY
+@pytest.mark.parametrize("stop", [1, 3, 5, 9, 10])  # in an epoch, and at the end of one
+def test_a_resumed_run_is_the_uninterrupted_one(name: str, stop: int, backbone: Backbone, tmp_path: Path) -> None:
+    whole, cut, resumed = (Linear(backbone) for _ in range(3))
+    length = train(whole, recipe(name), feed(), log_path=tmp_path / "whole.jsonl")
+    path, log = tmp_path / "checkpoint.safetensors", tmp_path / "log.jsonl"
+    with pytest.raises(InterruptedRun, match="--resume"):
+        train(cut, recipe(name), feed(), checkpoint_path=path, log_path=log, on_step=stop_after(stop))
+    assert train(resumed, recipe(name), feed(), checkpoint_path=path, log_path=log) == length
+    assert cut.seen + resumed.seen == list(range(length))
+    for key, value in whole.learnt_state().items():
+        assert torch.equal(value, resumed.learnt_state()[key]), key
+    assert log.read_text() == (tmp_path / "whole.jsonl").read_text()
+
+
+def test_a_checkpoint_of_adamw_has_its_moments_and_its_count(backbone: Backbone, tmp_path: Path) -> None:
+    from promptmix.training.checkpoint import read_checkpoint
+
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(InterruptedRun):
+        train(Linear(backbone), recipe("AdamW by step"), feed(), checkpoint_path=path, run_key="mine", on_step=stop_after(5))
+    checkpoint = read_checkpoint(path, "mine")
+    keys = {f"optimizer.{key}.{name}" for key in ("step", "exp_avg", "exp_avg_sq") for name in ("weight", "bias")}
+    assert checkpoint.tensors.keys() == keys | {"parameter.weight", "parameter.bias"}
+    assert float(checkpoint.tensors["optimizer.step.weight"]) == 5
+    assert (checkpoint.epoch, checkpoint.step) == (1, 2)
+    with pytest.raises(CheckpointError, match="other options"):
+        read_checkpoint(path, "another's")
+
+
+def test_running_averages_are_in_a_checkpoint_with_their_weight(backbone: Backbone, tmp_path: Path) -> None:
+    from promptmix.training.checkpoint import read_checkpoint
+
+    path, asked = tmp_path / "checkpoint.safetensors", recipe("a mean by a normal density")
+    with pytest.raises(InterruptedRun):
+        train(Linear(backbone), asked, feed(), checkpoint_path=path, on_step=stop_after(7))
+    checkpoint = read_checkpoint(path, "")
+    assert checkpoint.averaged_weight == pytest.approx(sum(averaging_weight(asked, epoch, 4) for epoch in (0, 1)))
+    epochs = by_hand(Linear(backbone), asked)
+    first, second = (averaging_weight(asked, epoch, 4) / checkpoint.averaged_weight for epoch in (0, 1))
+    expected = first * epochs[0]["weight"] + second * epochs[1]["weight"]
+    torch.testing.assert_close(checkpoint.tensors["average.weight"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpoint_now_and_then_changes_nothing(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    whole, kept = Linear(backbone), Linear(backbone)
+    train(whole, recipe("AdamW by step"), feed())
+    train(kept, recipe("AdamW by step"), feed(), checkpoint_path=tmp_path / "checkpoint.safetensors")
+    assert (tmp_path / "checkpoint.safetensors").is_file()
+    assert all(torch.equal(value, kept.learnt_state()[key]) for key, value in whole.learnt_state().items())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 9])
+def test_a_length_in_steps_is_kept_and_told(steps: int, backbone: Backbone, tmp_path: Path) -> None:
+    method, told = Linear(backbone), list[StepReport]()
+    asked = Recipe(steps=steps, schedule="step", batch_size=4, rate=0.1)
+    assert train(method, asked, feed(), log_path=tmp_path / "log.jsonl", on_step=told.append) == steps
+    assert method.seen == list(range(steps))
+    assert [one.done for one in told] == list(range(1, steps + 1))
+    assert {one.steps for one in told} == {steps}
+    assert [(one.epoch, one.step) for one in told] == [divmod(number, 3) for number in range(steps)]
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(-(-steps // 3)))
+    last_steps = [min(3 * epoch + 2, steps - 1) for epoch in range(len(lines))]
+    assert [line["rate"] for line in lines] == pytest.approx([rate_at(asked, 0, progress=last / steps) for last in last_steps])
+
+
+def test_a_run_tells_its_progress_to_the_end(backbone: Backbone) -> None:
+    drawn = draw_set(CLASSES, ("photo",), 4, 1)
+    labels = [CLASSES.index(one.class_name) for one in drawn]
+    pictures = LabelledPictures(pictures=[one.image for one in drawn], labels=labels, class_names=CLASSES, description="drawn")
+    told: list[tuple[int, int]] = []
+
+    def tell(stage: str, done: int, total: int, detail: str) -> None:
+        if stage == "training":
+            told.append((done, total))
+
+    changes = {"steps": 5, "schedule": "step", "batch_size": 4}
+    config = RunConfig.model_validate({"method": "coop", "options": {"context_tokens": 2}, "recipe": changes})
+    learn(prepare(config, pictures, backbone=backbone), on_progress=tell)
+    assert told == [(done, 5) for done in range(1, 6)]
+
+
+def test_an_optimizer_has_a_group_a_parameter(backbone: Backbone) -> None:
+    asked = recipe("AdamW by step")
+    optimizer = build_optimizer(Linear(backbone), asked)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert [(group["name"], group["multiplier"]) for group in optimizer.param_groups] == [("weight", 1.0), ("bias", 0.1)]
+    assert {(group["eps"], group["weight_decay"], group["betas"]) for group in optimizer.param_groups} == {
+        (1e-4, 5e-4, (0.9, 0.999))
+    }
+
+
+def test_a_method_may_put_its_gradients_in_place_itself(backbone: Backbone) -> None:
+    class Guided(Linear):
+        def backward(self, output: StepOutput) -> None:
+            for parameter in self.parameters():
+                parameter.grad = torch.ones_like(parameter)
+
+    method, before = Guided(backbone), Linear(backbone).learnt_state()
+    train(method, Recipe(steps=1, schedule="step", rate=0.5, weight_decay=0, batch_size=4), feed())
+    torch.testing.assert_close(method.learnt_state()["weight"], before["weight"] - 0.5)
+    torch.testing.assert_close(method.learnt_state()["bias"], before["bias"] - 0.05)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    assert signal.getsignal(signal.SIGINT) is before
