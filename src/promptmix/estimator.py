@@ -35,7 +35,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
     """Learns to tell picture classes apart from a few labelled pictures, with a frozen backbone.
 
     Args:
-        method: ``mocoop``, ``coop``, ``linear-probe``, ``zero-shot`` or ``ensemble``; ``options`` are its own.
+        method: by name, such as ``mocoop``, ``promptmix``, ``coop`` or ``linear-probe``; ``options`` are its own.
         backbone: ``bundled`` (knows drawings, not photographs), a folder or ``.pt`` file with a CLIP or
             SigLIP, or a name on the Hugging Face hub; see :func:`~promptmix.backbones.registry.load_backbone`.
         recipe: what to change of the method's recipe, such as ``{"epochs": 20}``.

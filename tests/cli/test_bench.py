@@ -287,3 +287,39 @@ def test_ctrl_c_writes_checkpoints_and_says_how_to_go_on(
     )
     assert finish.returncode == 0, finish.stderr
     assert results_of(out) == whole
+
+
+def children_of(process: int) -> set[int]:
+    """The processes that a process started, by the system's own tables."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            after_name = entry.read_text(encoding="utf-8").rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        if int(after_name[1]) == process:
+            found.add(int(entry.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs /proc")
+def test_no_worker_goes_on_without_the_process_that_started_it(
+    pets: Path, tmp_path: Path, subprocess_environment: dict[str, str]
+) -> None:
+    process = subprocess.Popen(
+        command(pets, tmp_path / "out", "--jobs", "2"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=subprocess_environment,
+        start_new_session=True,
+    )
+    assert wait_for(lambda: bool(list((tmp_path / "out").glob("runs/*/log.jsonl"))), process)
+    workers = children_of(process.pid)
+    assert len(workers) >= 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline, "a worker goes on alone"
+        time.sleep(0.05)

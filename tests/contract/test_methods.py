@@ -5,7 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import itertools
 import json
+import os
+import signal
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +21,14 @@ from PIL import Image
 from tests.backbone_files import write_with_vision_transformer
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.data.pictograms import draw_set
 from promptmix.data.transforms import Augmentation
-from promptmix.errors import CheckpointError, ConfigError
+from promptmix.errors import CheckpointError, ConfigError, InterruptedRun
 from promptmix.inference.predictor import Predictor, add_classes
 from promptmix.methods.base import Method, Recipe
 from promptmix.methods.registry import METHODS, build_method, method_class
@@ -30,7 +37,7 @@ from promptmix.nn.classifier import Classifier
 from promptmix.runtime import torch_generator
 from promptmix.structs import Batch
 from promptmix.training.feeds import CachedFeed, Feed, LiveFeed
-from promptmix.training.loop import train
+from promptmix.training.loop import StepReport, train
 
 CLASSES = ("anchor", "cat", "snowflake", "umbrella")
 PICTURES = 24
@@ -60,6 +67,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mocoop, hard prompts for added classes": ("mocoop", {"added_classes": "prototypes"}),
     "mocoop, no words round the name": ("mocoop", {"groups": [["{}."], ["many {}."]]}),
     "mocoop, as released": ("mocoop", {"preset": "as_released"}),
+    "promptmix, bare": ("promptmix", {"image_side": "none", "whitening": None, "centring": False, "memory_weight": 0.0}),
+    "promptmix, two experts answer": ("promptmix", {"top_k": 2, "mixture": "mean_logits"}),
 }
 
 # These tune CLIP's vision transformer, which the bundled backbone has not.
@@ -75,11 +84,17 @@ NEED_A_VISION_TRANSFORMER = {
     "mocoop, as released",
 }
 
+# What these tune would be rounded away in half precision.
+NEED_FLOAT32 = NEED_A_VISION_TRANSFORMER | {"clip-lora, text tower"}
+
 # These refuse classes that are added later, for a reason.
 KNOW_THEIR_CLASSES_ONLY = {
     "linear-probe": "pictures of",
     "coop, class-specific": "class-specific contexts belong to the classes",
 }
+
+# Their training pictures vote for their classes, but not while they are trained on: there each would vote for itself.
+VOTE_ONLY_AT_PREDICTION = {"promptmix", "promptmix, two experts answer"}
 
 
 def learns(variant: str) -> str:
@@ -103,6 +118,13 @@ def with_vision_transformer(tmp_path_factory: pytest.TempPathFactory) -> Backbon
     folder = tmp_path_factory.mktemp("backbone")
     write_with_vision_transformer(folder)
     return load_backbone(str(folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def rounded(with_vision_transformer: Backbone) -> dict[str, Backbone]:
+    """The two backbones in half precision, by their names."""
+    names = ("bundled", with_vision_transformer.name)
+    return {name: load_backbone(name, device="cpu", precision="bf16") for name in names}
 
 
 @pytest.fixture
@@ -170,13 +192,16 @@ def fitted(
     classes: tuple[str, ...] = CLASSES,
     labels: Tensor | None = None,
     epochs: int = 2,
+    checkpoint_path: Path | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
 ) -> Method:
     method = untrained(name, backbone, seed, classes)
     labels = LABELS if labels is None else labels
     if method.learns == "by gradient":
         recipe = Recipe(epochs=epochs, rate=0.05, batch_size=8, warmup_epochs=0)
         method.start_from(table()[:, None], labels)
-        train(method, recipe, feed_of(method, backbone, labels, seed))
+        feed = feed_of(method, backbone, labels, seed)
+        train(method, recipe, feed, checkpoint_path=checkpoint_path, on_step=on_step)
     elif method.learns == "in closed form":
         method.fit_features(table()[:, None], labels, seed)
     return method
@@ -347,7 +372,12 @@ def test_the_classifier_says_what_training_saw(name: str, backbone: Backbone) ->
     method = fitted(name, backbone).eval()  # so that nothing is dropped at random
     batch = batch_of(method, backbone)
     output = method.training_step(batch)
-    said = method.classifier().logits(batch.image_features.detach())
+    classifier = method.classifier()
+    if name in VOTE_ONLY_AT_PREDICTION:
+        assert isinstance(classifier, Classifier)
+        assert classifier.memory is not None
+        classifier = dataclasses.replace(classifier, memory=None)
+    said = classifier.logits(batch.image_features.detach())
     torch.testing.assert_close(said, output.logits.detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(output.loss, torch.stack(list(output.terms.values())).sum())
 
@@ -407,6 +437,134 @@ def test_a_seed_says_it_all(name: str, backbone: Backbone) -> None:
 @BY_GRADIENT
 def test_another_seed_is_another_run(name: str, backbone: Backbone) -> None:
     assert not torch.equal(logits_of(fitted(name, backbone, seed=0)), logits_of(fitted(name, backbone, seed=1)))
+
+
+@BY_GRADIENT
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(name: str, backbone: Backbone, tmp_path: Path) -> None:
+    taken: list[int] = []
+
+    def stop_in_the_second_epoch(report: StepReport) -> None:
+        taken.append(report.done)
+        if taken == [1, 2, 3, 4]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(InterruptedRun):
+        fitted(name, backbone, checkpoint_path=path, on_step=stop_in_the_second_epoch)
+    resumed = fitted(name, backbone, checkpoint_path=path, on_step=stop_in_the_second_epoch)
+    assert taken == [1, 2, 3, 4, 5, 6]
+    whole = fitted(name, backbone)
+    state = whole.learnt_state()
+    assert [key for key, value in resumed.learnt_state().items() if not torch.equal(value, state[key])] == []
+    assert torch.equal(logits_of(resumed), logits_of(whole))
+
+
+@LEARNING
+def test_in_half_precision_it_learns_nearly_the_same_or_says_what_it_needs(
+    name: str, backbone: Backbone, rounded: dict[str, Backbone]
+) -> None:
+    half = rounded[backbone.name]
+    if name in NEED_FLOAT32:
+        with pytest.raises(ConfigError, match=r"^[^\n]* needs --precision fp32$"):
+            untrained(name, half)
+        return
+    exact, near = (fitted(name, one, epochs=1) for one in (backbone, half))
+    # What is learnt is in float32, whatever the towers are in.
+    before = exact.learnt_state()
+    assert {key: value.dtype for key, value in near.learnt_state().items()} == {key: value.dtype for key, value in before.items()}
+    expected, said = logits_of(exact), logits_of(near)
+    assert said.dtype == torch.float32
+    assert not torch.equal(said, expected) or not learns_from_texts(name)
+    print("BF16", name, float((said - expected).norm() / expected.norm()))
+    assert float((said - expected).norm()) < 0.1 * float(expected.norm())
+
+
+class MemoryMeter(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive; ``most`` is the most at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._alive: dict[int, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                if storage._cdata not in self._alive:
+                    self._alive[storage._cdata] = storage.nbytes()
+                    weakref.finalize(storage, self._alive.pop, storage._cdata)
+        self.most = max(self.most, sum(self._alive.values()))
+        return result
+
+
+@EVERY
+def test_hundreds_of_classes_are_no_trouble(name: str, backbone: Backbone) -> None:
+    colours = ("red", "blue", "green", "black", "white", "golden", "silver", "pink", "orange", "purple", "grey", "brown")
+    things = ("apple", "boat", "car", "dog", "engine", "flag", "gate", "hat", "island", "jar", "key", "lamp", "moon")
+    things += ("nail", "owl", "pipe", "queen", "rope", "ship", "tree", "urn", "vase", "wheel", "yard", "zebra")
+    names = tuple(" ".join(pair) for pair in itertools.product(colours, things))
+    assert len(names) == 300
+    features = functional.normalize(torch.randn(300, 128, generator=torch_generator(0, "many classes")), dim=-1)
+    asked = features[:4]
+    import time
+    begun = time.time()
+    with MemoryMeter() as meter:
+        method = untrained(name, backbone, classes=names)
+        if method.learns == "by gradient":
+            method.start_from(features[:, None], torch.arange(300))
+            batch = batch_of(method, backbone, 4)
+            output = method.training_step(dataclasses.replace(batch, labels=torch.tensor([0, 299, 150, 7])))
+            method.backward(output)
+            assert output.logits.shape == (4, 300)
+            assert all(parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()) for parameter in method.parameters())
+        elif method.learns == "in closed form":
+            method.fit_features(features[:, None], torch.arange(300), 1)
+        logits = method.classifier().logits(asked)
+        assert logits.shape == (4, 300)
+        assert bool(torch.isfinite(logits).all())
+        if name not in KNOW_THEIR_CLASSES_ONLY:
+            added = method.classifier_for([*names, "blue unicorn"]).logits(asked)
+            torch.testing.assert_close(added[:, :300], logits, rtol=1e-3, atol=1e-3)
+    print("MEM", name, meter.most / 2**20, time.time() - begun)
+
+
+@EVERY
+def test_what_it_is_given_stays_as_it_was_and_may_change_afterwards(name: str, backbone: Backbone) -> None:
+    kind, options = VARIANTS[name]
+    classes, more, given = list(CLASSES), ["skull"], copy.deepcopy(options)
+    features, labels = table()[:, None].repeat(1, 2, 1), LABELS.clone()
+    method = build_method(kind, given, backbone, classes, 1, more)
+    if method.learns == "by gradient":
+        method.start_from(features, labels)
+        batch = batch_of(method, backbone)
+        kept = {field: copy.deepcopy(value) for field, value in vars(batch).items() if field != "image_features"}
+        seen = batch.image_features.detach().clone()
+        method.backward(method.training_step(batch))
+        assert torch.equal(batch.image_features, seen)
+        assert all(torch.equal(torch.as_tensor(getattr(batch, field)), torch.as_tensor(value)) for field, value in kept.items())
+    elif method.learns == "in closed form":
+        method.fit_features(features, labels, 1)
+    assert (classes, more, given) == (list(CLASSES), ["skull"], options)
+    assert torch.equal(features, table()[:, None].repeat(1, 2, 1))
+    assert torch.equal(labels, LABELS)
+
+    said, state, written = logits_of(method), method.learnt_state(), method.saved_options()
+    if name not in KNOW_THEIR_CLASSES_ONLY:
+        wanted = ["heart", *CLASSES]
+        method.classifier_for(wanted)
+        assert wanted == ["heart", *CLASSES]
+    loaded = {key: value.clone() for key, value in state.items()}
+    method.load_learnt_state(loaded)
+    for value in (*loaded.values(), features, labels):
+        value.zero_()
+    classes[0], more[0] = "gear", "gear"
+    given.clear()
+    assert method.class_names == CLASSES
+    assert method.more_class_names == ("skull",)
+    assert method.saved_options() == written
+    assert torch.equal(logits_of(method), said)
 
 
 @EVERY

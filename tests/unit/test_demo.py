@@ -12,7 +12,10 @@ from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.demo import DemoTask, MethodScores
 from promptmix.errors import DataError
+from promptmix.methods.registry import method_class
 from promptmix.model_folder import read_model
+from promptmix.protocols.contenders import read_contenders
+from promptmix.training.fit import RunConfig
 
 
 def scores_of(harmonic: float | None) -> MethodScores:
@@ -39,6 +42,14 @@ def test_the_sentence_follows_the_numbers() -> None:
         demo.verdict(beaten)
         == "No mixture of prompts leads here: CoOp is 10.0 points above 'mixture of prompts' by harmonic mean."
     )
+
+
+def test_the_recipes_are_those_of_the_protocols() -> None:
+    shipped = {one.method: one for one in read_contenders("bundled", "base-to-new", None)}
+    for name, options in demo.METHODS.items():
+        ours, theirs = RunConfig.model_validate(options), shipped[options["method"]]
+        assert (ours.options, ours.recipe) == (theirs.options, theirs.recipe), name
+        assert ours.augmentation.views == theirs.augmentation.views or method_class(ours.method).learns != "by gradient", name
 
 
 def test_the_table_says_where_a_method_has_no_number() -> None:

@@ -99,6 +99,7 @@ class Mixture(Method):
 
         width, num_experts = backbone.config.embedding_width, len(self.groups)
         self.contexts = nn.Parameter(self._bank.starting_contexts())  # all experts' vectors, one after another
+        # One purpose for all mixtures: with equal seeds their routers start alike, so that they can be compared.
         generator = torch_generator(seed, "mocoop router")
         bound = width**-0.5
         self.router_weight = nn.Parameter(torch.empty(num_experts, width).uniform_(-bound, bound, generator=generator))
@@ -178,11 +179,6 @@ class Mixture(Method):
         """The image features as the learnt map takes them."""
         return image_features
 
-    def _moved(self, image_features: Float[Tensor, "image embedding"]) -> Float[Tensor, "image embedding"]:
-        """The image features as they are compared with the class features."""
-        taken = self._before_map(image_features)
-        return taken if self.image_map is None else move_features(taken, self.image_map)
-
     def _for_router_target(self, image_features: Float[Tensor, "image embedding"]) -> Float[Tensor, "image embedding"]:
         """The image features as the router's target looks at them: with no gradient."""
         return image_features.detach()
@@ -194,7 +190,8 @@ class Mixture(Method):
 
         router_logits = functional.linear(original, self.router_weight, self.router_bias)
         weights = routing_weights(router_logits, config.top_k)
-        moved = self._moved(original)
+        taken = self._before_map(original)
+        moved = taken if self.image_map is None else move_features(taken, self.image_map)
         logits = mixture_logits(moved, self._compared(features), weights, scale, config.mixture == "renormalised")
         terms = {"classification": functional.cross_entropy(logits, batch.labels)}
 
@@ -212,7 +209,7 @@ class Mixture(Method):
             )
             terms["router"] = config.router_weight * router_loss(router_logits, target)
         if self.image_map is not None and config.consistency_weight > 0:
-            terms["consistency"] = config.consistency_weight * consistency_loss(moved, self._before_map(original))
+            terms["consistency"] = config.consistency_weight * consistency_loss(moved, taken)
         return StepOutput(loss=torch.stack(list(terms.values())).sum(), logits=logits, terms=terms)
 
     @torch.no_grad()

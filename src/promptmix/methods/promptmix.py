@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from promptmix.backbones.base import Backbone
-from promptmix.errors import CheckpointError
 from promptmix.methods.base import MethodConfig, Recipe
 from promptmix.methods.mixture import Mixture, MixtureConfig
+from promptmix.methods.remembered import RemembersPictures
 from promptmix.nn.classifier import Classifier, Memory
 
 __all__ = ["PromptMix", "PromptMixConfig"]
@@ -38,7 +38,7 @@ class PromptMixConfig(MixtureConfig):
     memory_sharpness: float = Field(default=15.0, gt=0, description="how fast a vote falls with the distance")
 
 
-class PromptMix(Mixture):
+class PromptMix(RemembersPictures, Mixture):
     """The mixture of prompts between pictures that have lost their style and classes that stand apart.
 
     What the training pictures say of the new surroundings goes into the image side, which is shared by all classes, so that new
@@ -65,8 +65,6 @@ class PromptMix(Mixture):
     shrinking: Tensor
     picture_mean: Tensor
     class_mean: Tensor
-    keys: Tensor
-    labels: Tensor
 
     def __init__(
         self,
@@ -86,11 +84,7 @@ class PromptMix(Mixture):
             self.register_buffer("picture_mean", torch.zeros(width))
             self.register_buffer("class_mean", torch.zeros(num_experts, width))
         if config.memory_weight > 0:
-            self._hold_memory(torch.zeros(0, width), torch.zeros(0, dtype=torch.long))
-
-    def _hold_memory(self, keys: Float[Tensor, "entry embedding"], labels: Int[Tensor, "entry"]) -> None:
-        self.register_buffer("keys", keys)
-        self.register_buffer("labels", labels)
+            self._hold_entries(torch.zeros(0, width), torch.zeros(0, dtype=torch.long))
 
     @classmethod
     def default_recipe(cls, shots: int | None) -> Recipe:
@@ -98,14 +92,14 @@ class PromptMix(Mixture):
 
     @torch.no_grad()
     def start_from(self, features: Float[Tensor, "image view embedding"], labels: Int[Tensor, "image"]) -> None:
-        pictures = features[:, 0]
+        pictures, labels = features[:, 0].to(self._backbone.device), labels.to(self._backbone.device)
         if self._options.whitening is not None:
             self.shrinking.copy_(shrinking_within_classes(pictures, labels, len(self.class_names), self._options.whitening))
         if self._options.centring:
             self.picture_mean.copy_(pictures.mean(dim=0))
             self.class_mean.copy_(self._prototypes[:, : len(self.class_names)].mean(dim=1))
         if self._options.memory_weight > 0:
-            self._hold_memory(pictures.clone(), labels.clone())
+            self._hold_entries(pictures.clone(), labels.clone())
 
     def _before_map(self, image_features: Float[Tensor, "image embedding"]) -> Float[Tensor, "image embedding"]:
         if self._options.centring:
@@ -128,29 +122,18 @@ class PromptMix(Mixture):
         )
 
     def classifier(self) -> Classifier:
-        # Everything before the last normalisation is one affine map: v + A v + c.
-        width = self._backbone.config.embedding_width
-        identity = torch.eye(width, dtype=torch.float64, device=self._backbone.device)
-        whole = identity if self.image_map is None else identity + self.image_map.detach().double()
+        # Everything before the last normalisation is one affine map: u + A u with u = W (v - m), but for a factor.
+        identity = torch.eye(self._backbone.config.embedding_width, device=self._backbone.device)
+        whole = identity if self.image_map is None else identity + self.image_map.detach()
         if self._options.whitening is not None:
-            whole = whole @ self.shrinking.double()
+            whole = whole @ self.shrinking
         moves = self.image_map is not None or self._options.whitening is not None or self._options.centring
         return dataclasses.replace(
             super().classifier(),
-            image_map=(whole - identity).float() if moves else None,
-            image_shift=-(whole @ self.picture_mean.double()).float() if self._options.centring else None,
+            image_map=whole - identity if moves else None,
+            image_shift=-(whole @ self.picture_mean) if self._options.centring else None,
             memory=self._votes(),
         )
-
-    def load_learnt_state(self, tensors: Mapping[str, Tensor]) -> None:
-        keys, labels = tensors.get("keys"), tensors.get("labels")
-        if self._options.memory_weight > 0 and keys is not None and labels is not None:
-            if keys.ndim == 2 and labels.shape == keys.shape[:1]:
-                # How many pictures there were is nothing that options say.
-                self._hold_memory(self.keys.new_zeros(len(keys), self.keys.shape[1]), self.labels.new_zeros(len(keys)))
-            if labels.numel() > 0 and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.class_names):
-                raise CheckpointError(f"saved labels of method {self.name} go beyond the {len(self.class_names)} classes")
-        super().load_learnt_state(tensors)
 
 
 def shrinking_within_classes(
@@ -160,15 +143,18 @@ def shrinking_within_classes(
 
     The identity where no class has two different pictures, so that nothing is known of how pictures of one class differ.
     """
-    width = features.shape[1]
-    features = features.double()
-    sums = features.new_zeros(num_classes, width).index_add_(0, labels, features)
-    counts = torch.bincount(labels, minlength=num_classes).clamp_min(1)
-    deviations = features - (sums / counts[:, None])[labels]
-    covariance = deviations.T @ deviations
-    mean_eigenvalue = covariance.diagonal().mean()
-    identity = torch.eye(width, dtype=torch.float64, device=features.device)
-    if float(mean_eigenvalue) <= 1e-12:
-        return identity.float()
-    inverse: Tensor = torch.linalg.inv(covariance / mean_eigenvalue + whitening * identity)
-    return (whitening * inverse).float()
+    # In double precision, which not every device has.
+    pictures, classes = features.cpu().double(), labels.cpu()
+    width = pictures.shape[1]
+    sums = pictures.new_zeros(num_classes, width).index_add(0, classes, pictures)
+    counts = torch.bincount(classes, minlength=num_classes).clamp_min(1)
+    deviations = pictures - (sums / counts[:, None])[classes]
+    eigenvalues, directions = torch.linalg.eigh(deviations.T @ deviations)
+    # What is 0 comes out as a little above or below.
+    eigenvalues = eigenvalues.where(eigenvalues > width * torch.finfo(torch.float64).eps * eigenvalues[-1], 0)
+    mean = float(eigenvalues.mean())
+    if mean <= 1e-12:
+        return torch.eye(width, device=features.device)
+    factors = whitening / (eigenvalues / mean + whitening)
+    shrinking: Tensor = (directions * factors) @ directions.T
+    return shrinking.to(features)

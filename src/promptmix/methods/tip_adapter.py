@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from promptmix.backbones.base import Backbone
 from promptmix.data.sampling import hold_out_shots
-from promptmix.errors import CheckpointError
-from promptmix.methods.base import Method, MethodConfig, Recipe
+from promptmix.methods.base import MethodConfig, Recipe
+from promptmix.methods.remembered import RemembersPictures
 from promptmix.nn.classifier import Classifier, Memory
 from promptmix.prompts.hard import ensemble_features
 from promptmix.prompts.templates import parse_template
@@ -51,14 +51,12 @@ class TipAdapterConfig(MethodConfig):
         return value
 
 
-class _RemembersPictures(Method):
-    """What the two have in common: keys and labels of the training pictures, and the choice of alpha and beta."""
+class _Voting(RemembersPictures):
+    """What the two have in common: the training pictures as keys, and the choice of alpha and beta."""
 
     config_class: ClassVar[type[MethodConfig]] = TipAdapterConfig
     learns_from_views: ClassVar[bool] = True
 
-    keys: Tensor
-    labels: Tensor
     alpha: Tensor
     beta: Tensor
 
@@ -73,13 +71,9 @@ class _RemembersPictures(Method):
         super().__init__(config, backbone, class_names, seed, more_class_names)
         assert isinstance(config, TipAdapterConfig)
         self._config, self._note = config, ""
-        self._hold_keys(torch.zeros(0, backbone.config.embedding_width))
-        self.register_buffer("labels", torch.zeros(0, dtype=torch.long))
+        self._hold_entries(torch.zeros(0, backbone.config.embedding_width), torch.zeros(0, dtype=torch.long))
         self.register_buffer("alpha", torch.tensor(0.0, dtype=torch.float64))
         self.register_buffer("beta", torch.tensor(0.0, dtype=torch.float64))
-
-    def _hold_keys(self, keys: Float[Tensor, "entry embedding"]) -> None:
-        self.register_buffer("keys", keys)
 
     @functools.cached_property
     def _text(self) -> Float[Tensor, "class embedding"]:
@@ -118,8 +112,7 @@ class _RemembersPictures(Method):
                 for default, asked in ((_ALPHA, self._config.alpha), (_BETA, self._config.beta))
             )
             self._note = f"one picture a class, so none could be held out: alpha={alpha:g}, beta={beta:g} were taken unseen"
-        self._hold_keys(keys)
-        self.labels = labels.clone()
+        self._hold_entries(keys, labels.clone())
         self.alpha.fill_(alpha)
         self.beta.fill_(beta)
 
@@ -143,18 +136,8 @@ class _RemembersPictures(Method):
     def classifier(self) -> Classifier:
         return self._classifier(self.keys.detach().clone())
 
-    def load_learnt_state(self, tensors: Mapping[str, Tensor]) -> None:
-        keys, labels = tensors.get("keys"), tensors.get("labels")
-        if keys is not None and labels is not None and keys.ndim == 2 and labels.shape == keys.shape[:1]:
-            # How many pictures there were is nothing that options say.
-            self._hold_keys(torch.zeros(len(keys), self.keys.shape[1], device=self.keys.device))
-            self.labels = self.labels.new_zeros(len(keys))
-            if labels.numel() > 0 and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.class_names):
-                raise CheckpointError(f"saved labels of method {self.name} go beyond the {len(self.class_names)} classes")
-        super().load_learnt_state(tensors)
 
-
-class TipAdapter(_RemembersPictures):
+class TipAdapter(_Voting):
     """Hard prompts, and training pictures that vote for their classes; nothing is trained.
 
     ``logits = s * v t' + alpha * exp(-beta * (1 - v K')) L`` with s = exp(logit_scale), t the class features of a template, K the
@@ -176,7 +159,7 @@ class TipAdapter(_RemembersPictures):
         self._remember(features, labels, seed)
 
 
-class TipAdapterF(_RemembersPictures):
+class TipAdapterF(_Voting):
     """Tip-Adapter whose keys are then trained, by the cross-entropy of its logits.
 
     alpha and beta are chosen as for Tip-Adapter, before the training, and hold in it. Chosen after it, on pictures whose own entries

@@ -11,7 +11,7 @@ from promptmix.reporting.aggregate import PairedDifference, Spread, paired_diffe
 
 __all__ = ["CONTENDERS", "HOLD_OUT", "Recommendation", "recommend"]
 
-CONTENDERS = ("zero-shot", "linear-probe", "tip-adapter", "coop", "kgcoop", "mocoop")
+CONTENDERS = ("zero-shot", "linear-probe", "tip-adapter", "coop", "kgcoop", "mocoop", "promptmix")
 HOLD_OUT = 0.3  # of each class, where a person's pictures have no test part
 
 

@@ -61,7 +61,12 @@ def estimate_plan(plan: Plan, backbone: Backbone) -> list[Estimate]:
     groups: dict[tuple[str, str, str], list[PlannedRun]] = {}
     for run in plan.runs:
         groups.setdefault((run.contender, run.data, run.classes), []).append(run)
-    return [_estimate(plan, runs, backbone) for runs in groups.values()]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(plan.threads)
+    try:
+        return [_estimate(plan, runs, backbone) for runs in groups.values()]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def seconds_for_pictures(plan: Plan, backbone: Backbone) -> tuple[int, float]:

@@ -91,8 +91,6 @@ def test_no_test_picture_is_opened_before_everything_is_learnt(
 ) -> None:
     from promptmix.backbones.registry import load_backbone
 
-    if method == "promptmix":
-        pytest.skip("no recipe yet")
     data = {"cross-dataset": [split_photos, plain_photos], "domain": [split_photos, split_photos / "test"]}
     used = backbone
     try:
