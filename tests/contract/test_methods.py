@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import itertools
 import json
 import os
 import signal
@@ -68,7 +67,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mocoop, no words round the name": ("mocoop", {"groups": [["{}."], ["many {}."]]}),
     "mocoop, as released": ("mocoop", {"preset": "as_released"}),
     "promptmix, bare": ("promptmix", {"image_side": "none", "whitening": None, "centring": False, "memory_weight": 0.0}),
-    "promptmix, two experts answer": ("promptmix", {"top_k": 2, "mixture": "mean_logits"}),
+    "promptmix, all experts answer": ("promptmix", {"top_k": 64, "mixture": "mean_logits"}),
 }
 
 # These tune CLIP's vision transformer, which the bundled backbone has not.
@@ -469,13 +468,12 @@ def test_in_half_precision_it_learns_nearly_the_same_or_says_what_it_needs(
             untrained(name, half)
         return
     exact, near = (fitted(name, one, epochs=1) for one in (backbone, half))
-    # What is learnt is in float32, whatever the towers are in.
-    before = exact.learnt_state()
-    assert {key: value.dtype for key, value in near.learnt_state().items()} == {key: value.dtype for key, value in before.items()}
+    # What is learnt is as exact as ever, whatever the towers are in.
+    kinds = [{key: value.dtype for key, value in method.learnt_state().items()} for method in (exact, near)]
+    assert kinds[0] == kinds[1]
     expected, said = logits_of(exact), logits_of(near)
     assert said.dtype == torch.float32
-    assert not torch.equal(said, expected) or not learns_from_texts(name)
-    print("BF16", name, float((said - expected).norm() / expected.norm()))
+    assert torch.equal(said, expected) == (name == "linear-probe")  # the one that uses no text
     assert float((said - expected).norm()) < 0.1 * float(expected.norm())
 
 
@@ -499,35 +497,38 @@ class MemoryMeter(TorchDispatchMode):
         return result
 
 
+COLOURS = ("red", "blue", "green", "black", "white", "golden", "silver", "pink", "orange", "purple", "grey", "brown")
+THINGS = (
+    *("apple", "boat", "car", "dog", "engine", "flag", "gate", "hat", "island", "jar", "key", "lamp", "moon", "nail", "owl"),
+    *("pipe", "queen", "rope", "ship", "tree", "urn", "vase", "web", "yard", "zoo"),
+)
+
+
 @EVERY
 def test_hundreds_of_classes_are_no_trouble(name: str, backbone: Backbone) -> None:
-    colours = ("red", "blue", "green", "black", "white", "golden", "silver", "pink", "orange", "purple", "grey", "brown")
-    things = ("apple", "boat", "car", "dog", "engine", "flag", "gate", "hat", "island", "jar", "key", "lamp", "moon")
-    things += ("nail", "owl", "pipe", "queen", "rope", "ship", "tree", "urn", "vase", "wheel", "yard", "zebra")
-    names = tuple(" ".join(pair) for pair in itertools.product(colours, things))
-    assert len(names) == 300
-    features = functional.normalize(torch.randn(300, 128, generator=torch_generator(0, "many classes")), dim=-1)
-    asked = features[:4]
-    import time
-    begun = time.time()
+    names = tuple(f"{colour} {thing}" for colour in COLOURS for thing in THINGS)
+    labels = torch.arange(len(names))
+    features = functional.normalize(torch.randn(len(names), 1, 128, generator=torch_generator(0, "many classes")), dim=-1)
     with MemoryMeter() as meter:
         method = untrained(name, backbone, classes=names)
         if method.learns == "by gradient":
-            method.start_from(features[:, None], torch.arange(300))
-            batch = batch_of(method, backbone, 4)
-            output = method.training_step(dataclasses.replace(batch, labels=torch.tensor([0, 299, 150, 7])))
+            method.start_from(features, labels)
+            batch = dataclasses.replace(batch_of(method, backbone, 4), labels=torch.tensor([0, 299, 150, 7]))
+            output = method.training_step(batch)
             method.backward(output)
             assert output.logits.shape == (4, 300)
-            assert all(parameter.grad is not None and bool(torch.isfinite(parameter.grad).all()) for parameter in method.parameters())
+            gradients = [parameter.grad for parameter in method.parameters()]
+            assert all(gradient is not None and bool(torch.isfinite(gradient).all()) for gradient in gradients)
         elif method.learns == "in closed form":
-            method.fit_features(features[:, None], torch.arange(300), 1)
-        logits = method.classifier().logits(asked)
+            method.fit_features(features, labels, 1)
+        logits = method.classifier().logits(features[:4, 0])
         assert logits.shape == (4, 300)
         assert bool(torch.isfinite(logits).all())
         if name not in KNOW_THEIR_CLASSES_ONLY:
-            added = method.classifier_for([*names, "blue unicorn"]).logits(asked)
-            torch.testing.assert_close(added[:, :300], logits, rtol=1e-3, atol=1e-3)
-    print("MEM", name, meter.most / 2**20, time.time() - begun)
+            few = method.classifier_for(["blue unicorn", names[299], names[7]]).logits(features[:4, 0])
+            torch.testing.assert_close(few[:, 1:], logits[:, [299, 7]], rtol=1e-4, atol=1e-3)
+    # Encoded in one piece, the 1,500 prompts of mocoop's five experts would take more.
+    assert meter.most < 170 * 2**20
 
 
 @EVERY

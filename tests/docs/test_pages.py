@@ -17,14 +17,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def section(title: str) -> str:
-    """The page of a method, where it has one of its own, or a section of the page of all methods."""
-    page = ROOT / "docs" / "methods" / f"{title}.md"
-    if page.is_file():
-        return page.read_text(encoding="utf-8")
-    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    found = re.search(rf"^## {re.escape(title)}\b.*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert found, f"docs/methods.md has no section {title}"
-    return found[0]
+    """What the pages say of a method, or of the recipe: from its heading to the next one of another method."""
+    others = "|".join(re.escape(name) for name in METHODS if name != title)
+    for page in [*sorted((ROOT / "docs" / "methods").glob("*.md")), ROOT / "docs" / "methods.md"]:
+        text = page.read_text(encoding="utf-8")
+        found = re.search(rf"^##? {re.escape(title)}(?=[:\n]).*?(?=^##? (?:{others}):|\Z)", text, re.MULTILINE | re.DOTALL)
+        if found:
+            return found[0]
+    raise AssertionError(f"no page has a heading {title}")
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,18 @@ CONFIGS = {
         for name in ("kgcoop", "prograd", "lasp")
     },
     "mixture of prompts": METHODS["mixture of prompts"],
-    "mixture, image side": METHODS["mixture, image side"],
+    "mixture, image side": {
+        "method": "mocoop",
+        "options": {"bank": "styles", "preset": "image_side"},
+        "recipe": {"epochs": 20, "rate": 0.0032, "warmup_epochs": 5},
+        "augmentation": {"views": 0},
+    },
+    # All experts answer, so that the router's loss cannot fall far; and what is known before training leaves the map little to do.
+    "promptmix": {
+        **METHODS["promptmix"],
+        "options": {"router_weight": 0.0, "consistency_weight": 2.0},
+        "recipe": {"epochs": 30, "rate": 0.1},
+    },
 }
 
 

@@ -17,6 +17,7 @@ bench_app = typer.Typer(
     no_args_is_help=True,
 )
 
+Sources = Annotated[list[str] | None, typer.Argument(metavar="DATA", help="The same as --data.")]
 Data = Annotated[
     list[str] | None,
     typer.Option(
@@ -28,7 +29,7 @@ HoldOut = Annotated[
     float | None,
     typer.Option(help="Share of each class to measure on, drawn anew for each seed, of pictures without a test part."),
 ]
-Out = Annotated[Path | None, typer.Option(help="Folder for plan, runs and report; needed unless --dry-run.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for plan, runs and report; else bench-PROTOCOL, here.")]
 Methods = Annotated[str | None, typer.Option(help="Contenders by name, with commas: zero-shot,coop,mine.yaml.")]
 Recipes = Annotated[
     str | None,
@@ -62,12 +63,13 @@ _EXAMPLES = {
     "base-to-new": "promptmix bench base-to-new --data dtd --data eurosat --root benchmarks --backbone FOLDER --out base-to-new",
     "cross-dataset": "promptmix bench cross-dataset --data photos --data other --hold-out 0.3 --out cross",
     "domain": "promptmix bench domain --out domain",
-    "compare": "promptmix bench compare --data photos --out compared",
+    "compare": "promptmix bench compare photos",
 }
 
 
 def _verb(protocol: str) -> Callable[..., None]:
     def verb(
+        sources: Sources = None,
         data: Data = None,
         root: Root = None,
         hold_out: HoldOut = None,
@@ -86,18 +88,16 @@ def _verb(protocol: str) -> Callable[..., None]:
         settings: Settings = None,
         json_output: Json = False,
     ) -> None:
-        if out is None and not dry_run:
-            raise typer.BadParameter("say with --out where to write, or look at the plan with --dry-run")
         if hold_out is not None and not 0 < hold_out < 1:
             raise typer.BadParameter(f"--hold-out {hold_out} is not a share; give a number between 0 and 1, such as 0.3")
         from promptmix.cli import bench_verbs
 
         bench_verbs.bench(
             protocol,
-            data=data or [],
+            data=[*(sources or []), *(data or [])],
             root=root,
             hold_out=hold_out,
-            out=out,
+            out=Path(f"bench-{protocol}") if out is None else out,
             methods=None if methods is None else [name.strip() for name in methods.split(",") if name.strip()],
             recipes=recipes,
             shots=None if shots is None else _numbers("--shots", shots, 1),

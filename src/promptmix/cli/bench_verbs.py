@@ -35,7 +35,7 @@ def bench(
     data: list[str],
     root: str | None,
     hold_out: float | None,
-    out: Path | None,
+    out: Path,
     methods: list[str] | None,
     recipes: str | None,
     shots: list[int] | None,
@@ -52,7 +52,7 @@ def bench(
 ) -> None:
     for folder in data:
         pictures = Path(folder).expanduser().resolve()
-        if out is not None and pictures.is_dir() and out.expanduser().resolve().is_relative_to(pictures):
+        if pictures.is_dir() and out.expanduser().resolve().is_relative_to(pictures):
             raise ConfigError(f"--out {out} lies in {folder}, among the pictures; choose a folder elsewhere")
     backbone = load_backbone(backbone_name, device=device, precision=precision)
     jobs = choose_jobs(backbone) if jobs is None else jobs
@@ -74,7 +74,6 @@ def bench(
     if dry_run:
         _estimate(plan, backbone, jobs, json_output)
         return
-    assert out is not None
     plan = start_plan(out, plan, overwrite)
     with progress() as on_progress:
         failures = run_plan(

@@ -102,6 +102,8 @@ class LinearProbe(Method):
         with warnings.catch_warnings():
             # Candidates of the search may stop short; whether the probe that was chosen did is asked below.
             warnings.simplefilter("ignore", ConvergenceWarning)
+            # With a picture or two of each of many classes scikit-learn asks whether the labels are quantities.
+            warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%", category=UserWarning)
             if folds < 2 or len(self._config.strengths) == 1:
                 # One picture of some class: nothing can be left out, so the middle of the list has to do.
                 probe.set_params(C=sorted(self._config.strengths)[len(self._config.strengths) // 2])

@@ -171,6 +171,11 @@ class Mixture(Method):
             features = features + self.correction
         return functional.normalize(features, dim=-1)
 
+    @property
+    def _scale(self) -> float:
+        """Factor of the cosines of pictures and class features."""
+        return self._backbone.logit_scale
+
     def _compared(self, features: Float[Tensor, "expert class embedding"]) -> Float[Tensor, "expert class embedding"]:
         """The class features as pictures are compared with them."""
         return features
@@ -184,7 +189,7 @@ class Mixture(Method):
         return image_features.detach()
 
     def training_step(self, batch: Batch) -> StepOutput:
-        config, scale, original = self._config, self._backbone.logit_scale, batch.image_features
+        config, scale, original = self._config, self._scale, batch.image_features
         num_classes = len(self.class_names)
         features = self._encode(self._packed)
 
@@ -196,7 +201,7 @@ class Mixture(Method):
         terms = {"classification": functional.cross_entropy(logits, batch.labels)}
 
         if config.text_weight > 0:
-            temperature = scale if config.text_temperature == "logit_scale" else config.text_temperature
+            temperature = self._backbone.logit_scale if config.text_temperature == "logit_scale" else config.text_temperature
             supervised, references = features, self._prototypes[:, :num_classes]
             if self._uses_more_classes:
                 supervised = torch.cat([features, self._encode(self._packed_for_text_loss)], dim=1)
@@ -227,7 +232,7 @@ class Mixture(Method):
     def classifier(self) -> Classifier:
         return Classifier(
             class_features=self.encode_classes(self.class_names),
-            scale=self._backbone.logit_scale,
+            scale=self._scale,
             router=Router(
                 weight=self.router_weight.detach().clone(),
                 bias=self.router_bias.detach().clone(),

@@ -24,7 +24,6 @@ __all__ = ["PromptMix", "PromptMixConfig"]
 class PromptMixConfig(MixtureConfig):
     """Options of promptmix: those of the mixture, and of the image side."""
 
-    top_k: int = Field(default=64, ge=1, description="experts that answer for a picture; never more than there are")
     mixture: Literal["mean_logits", "renormalised"] = "renormalised"
     image_side: Literal["none", "linear"] = Field(default="linear", description="learn a linear map of the image feature")
     image_rate: float = Field(default=1.0, gt=0, description="the map's learning rate, in units of the prompts' rate")
@@ -34,7 +33,10 @@ class PromptMixConfig(MixtureConfig):
         description="shrink the directions in which pictures of one class differ, the less the larger this number; null: none",
     )
     centring: bool = Field(default=True, description="take the training pictures' mean from pictures, the classes' from classes")
-    memory_weight: float = Field(default=3.0, ge=0, description="weight of the training pictures' votes for their own classes")
+    scale: float = Field(
+        default=0.3, gt=0, description="factor of exp(logit_scale): cosines of centred features lie further apart than CLIP's"
+    )
+    memory_weight: float = Field(default=1.0, ge=0, description="weight of the training pictures' votes for their own classes")
     memory_sharpness: float = Field(default=15.0, gt=0, description="how fast a vote falls with the distance")
 
 
@@ -50,7 +52,7 @@ class PromptMix(RemembersPictures, Mixture):
       which is style, shrink;
     - ``v' = normalise(u + A u)``, A learnt from 0 on and held near it by ``consistency_weight * mean(1 - <v', u>)``;
     - class features ``normalise(e[g,c] - mean over training classes of q[g,c])``, with q the prototypes;
-    - logits: those of the mixture of v' and these features, routed by v, and
+    - logits: those of the mixture of v' and these features, ``scale`` times as large and routed by v, and
       ``memory_weight * sum of exp(-memory_sharpness * (1 - <v, k>))`` over the training pictures k of the class.
 
     Every number was chosen on pictures in pairs of styles the bundled backbone was pretrained on, none on its unseen styles.
@@ -107,6 +109,10 @@ class PromptMix(RemembersPictures, Mixture):
         if self._options.whitening is not None:
             image_features = image_features @ self.shrinking.T
         return functional.normalize(image_features, dim=-1)
+
+    @property
+    def _scale(self) -> float:
+        return self._options.scale * self._backbone.logit_scale
 
     def _compared(self, features: Float[Tensor, "expert class embedding"]) -> Float[Tensor, "expert class embedding"]:
         if not self._options.centring:

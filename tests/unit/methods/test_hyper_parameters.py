@@ -23,6 +23,28 @@ CLASSES = ("anchor", "cat", "snowflake", "umbrella")
 MORE = ("skull", "heart")
 
 # For each option: another value, and options that have to be set on both sides for it to matter.
+MIXTURE: dict[str, tuple[Any, dict[str, Any]]] = {
+    "bank": ("styles", {}),
+    "groups": ((("a {}.",), ("many {}.",), ("the {}.",)), {}),
+    "regroup": (2, {"bank": "styles"}),
+    "top_k": (1, {}),
+    # Names as different as these are told apart at once by prompts that start from words: at the full temperature there is
+    # hardly any text loss.
+    "text_weight": (1.0, {"text_temperature": 1.0}),
+    "router_weight": (3.0, {}),
+    "text_temperature": (1.0, {}),
+    "text_direction": ("prompts", {"text_temperature": 1.0}),
+    "text_classes": ("all", {"text_temperature": 1.0}),
+    "router_target": ("class_agnostic", {}),
+    "router_bonus": (0.0, {"top_k": 2}),
+    "mixture": ("renormalised", {"mixture": "mean_logits"}),
+    "correction": (False, {}),
+    "period": (False, {}),
+    "image_side": ("linear", {"image_side": "none"}),
+    "image_rate": (3.0, {"image_side": "linear"}),
+    "consistency_weight": (0.0, {"image_side": "linear"}),
+    "added_classes": ("prototypes", {}),
+}
 CASES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
     "zero-shot": {"template": ("a drawing of the {}.", {})},
     "ensemble": {"bank": ("styles", {}), "templates": (("a {}.",), {})},
@@ -88,27 +110,14 @@ CASES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "dropout": (0.0, {"towers": "text"}),
     },
     "cocoop": {"context_tokens": (3, {"words": None}), "words": ("a photo of", {}), "reduction": (4, {})},
-    "mocoop": {
-        "bank": ("styles", {}),
-        "groups": ((("a {}.",), ("many {}.",), ("the {}.",)), {}),
-        "regroup": (2, {"bank": "styles"}),
-        "top_k": (1, {}),
-        # Names as different as these are told apart at once by prompts that start from words: at the full temperature there is
-        # hardly any text loss.
-        "text_weight": (1.0, {"text_temperature": 1.0}),
-        "router_weight": (3.0, {}),
-        "text_temperature": (1.0, {}),
-        "text_direction": ("prompts", {"text_temperature": 1.0}),
-        "text_classes": ("all", {"text_temperature": 1.0}),
-        "router_target": ("class_agnostic", {}),
-        "router_bonus": (0.0, {}),
-        "mixture": ("renormalised", {}),
-        "correction": (False, {}),
-        "period": (False, {}),
-        "image_side": ("linear", {}),
-        "image_rate": (1.0, {"image_side": "linear"}),
-        "consistency_weight": (0.0, {"image_side": "linear"}),
-        "added_classes": ("prototypes", {}),
+    "mocoop": MIXTURE,
+    "promptmix": {
+        **MIXTURE,
+        "whitening": (None, {}),
+        "centring": (False, {}),
+        "scale": (1.0, {}),
+        "memory_weight": (0.0, {}),
+        "memory_sharpness": (1.0, {}),
     },
 }
 # These need an image tower in the loop: tests/unit/methods/test_visual_layer_norms.py, test_clip_lora.py, test_deep_prompts.py.

@@ -243,7 +243,7 @@ def test_without_its_parts_it_is_the_mixture_of_prompts(backbone: Backbone) -> N
     both = {"groups": [["a photo of a {}."], ["many {}."]], "top_k": 1, "mixture": "mean_logits"}
     features, labels = drawn(5)
     learnt = []
-    for name, options in (("promptmix", {**both, **PARTS}), ("mocoop", both)):
+    for name, options in (("promptmix", {**both, **PARTS, "scale": 1.0}), ("mocoop", both)):
         method = build_method(name, options, backbone, CLASSES, 1)
         method.start_from(features[:, None], labels)
         train(method, Recipe(epochs=2, rate=0.05, batch_size=6), CachedFeed(features[:, None], labels, 1))
@@ -251,6 +251,23 @@ def test_without_its_parts_it_is_the_mixture_of_prompts(backbone: Backbone) -> N
     assert learnt[0].keys() == learnt[1].keys()
     for name in learnt[0]:
         torch.testing.assert_close(learnt[0][name], learnt[1][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mixture", ["renormalised", "mean_logits"])
+def test_the_scale_is_a_factor_of_the_cosines_and_neither_of_the_votes_nor_of_the_text_loss(
+    mixture: str, backbone: Backbone
+) -> None:
+    features, labels = drawn(5)
+    once, twice = (build_method("promptmix", {"scale": scale, "mixture": mixture}, backbone, CLASSES, 1) for scale in (0.4, 0.8))
+    for method in (once, twice):
+        method.start_from(features[:, None], labels)
+    batch = Batch(image_features=features, labels=labels)
+    outputs = [method.training_step(batch) for method in (once, twice)]
+    torch.testing.assert_close(2 * outputs[0].logits, outputs[1].logits)
+    assert torch.equal(outputs[0].terms["text"], outputs[1].terms["text"])
+    cosines, votes = outputs[0].logits.detach(), classifier_of(once).logits(features) - outputs[0].logits.detach()
+    torch.testing.assert_close(classifier_of(twice).logits(features), 2 * cosines + votes, rtol=1e-4, atol=1e-4)
+    assert float(cosines.abs().max()) <= 0.4 * backbone.logit_scale
 
 
 def test_a_map_that_has_learnt_nothing_pays_nothing_for_consistency(backbone: Backbone) -> None:
@@ -332,6 +349,7 @@ def test_as_many_pictures_are_loaded_as_were_saved(backbone: Backbone) -> None:
     [
         ({"whitening": 0}, "whitening is 0"),
         ({"whitening": -1.0}, "whitening is -1"),
+        ({"scale": 0}, "scale is 0"),
         ({"memory_weight": -1}, "memory_weight is -1"),
         ({"memory_sharpness": 0}, "memory_sharpness is 0"),
         ({"image_rate": 0}, "image_rate is 0"),
