@@ -139,11 +139,16 @@ def compare(
     methods = METHODS if methods is None else methods
     pictures = [one.image for one in (*task.test_base, *task.test_new)]
     features = extract_features(
-        backbone, pictures, cache=cache, on_progress=lambda done, total: on_progress("test pictures", done, total, "")
+        backbone,
+        pictures,
+        cache=cache,
+        steady=True,
+        on_progress=lambda done, total: on_progress("test pictures", done, total, ""),
     ).features[:, 0]
     base_features, new_features = features[: len(task.test_base)], features[len(task.test_base) :]
     for shots in task.training.values():
-        extract_features(backbone, [one.image for one in shots], cache=cache)  # so that no method pays for the others
+        # So that no method pays for the others.
+        extract_features(backbone, [one.image for one in shots], cache=cache, steady=True)
     test_base = labelled(task.test_base, task.base, "base classes")
     scores: dict[str, MethodScores] = {}
     for number, (name, options) in enumerate(methods.items()):

@@ -125,12 +125,15 @@ def test_compare_recommends_and_says_how_sure_it_is(
     monkeypatch.chdir(tmp_path)
     done = promptmix(*arguments, "--hold-out", "0.5")
     done.works()
-    assert re.search(
-        r"^train, 4 shots: take [a-z-]+, [0-9.]+ % \(95 % interval .* points above [a-z-]+ .*noise", done.out, re.MULTILINE
+    recommended = re.search(
+        r"^train, 4 shots: take [a-z-]+, [0-9.]+ % \(95 % interval .* above [a-z-]+: .*noise.*", done.out, re.MULTILINE
     )
+    assert recommended
+    assert ". Intervals cover which pictures 3 seeds draw as shots and hold out, no new pictures. " in recommended[0]
     said = json.loads(promptmix("bench", "report", tmp_path / "bench-compare", "--json").out)
     (one,) = said["recommendations"]
-    assert (one["dataset"], one["shots"]) == ("train", 4)
+    assert (one["dataset"], one["shots"], one["num_ranked"], one["text"]) == ("train", 4, 3, recommended[0])
+    assert one["within_noise"] == ("within noise, so" in one["text"])
     assert one["accuracy"]["count"] == one["lead"]["difference"]["count"] == 3
 
 

@@ -93,7 +93,7 @@ KNOW_THEIR_CLASSES_ONLY = {
 }
 
 # Their training pictures vote for their classes, but not while they are trained on: there each would vote for itself.
-VOTE_ONLY_AT_PREDICTION = {"promptmix", "promptmix, two experts answer"}
+VOTE_ONLY_AT_PREDICTION = {"promptmix", "promptmix, all experts answer"}
 
 
 def learns(variant: str) -> str:

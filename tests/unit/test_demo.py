@@ -54,7 +54,7 @@ def test_the_recipes_are_those_of_the_protocols() -> None:
 
 def test_the_table_says_where_a_method_has_no_number() -> None:
     assert demo.table_rows({"linear probe": scores_of(None)}) == [
-        ("linear probe", "50.0 ± 0.0", "n/a", "n/a", "1,000", "1.0"),
+        ("linear probe", "50.0", "n/a", "n/a", "1,000", "1.0"),
     ]
 
 

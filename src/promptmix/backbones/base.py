@@ -110,10 +110,18 @@ class Backbone:
         return torch.float32 if self.vision is None else next(self.vision.parameters()).dtype
 
     @property
+    def precision(self) -> str:
+        """What the image tower calculates in: ``fp32``, ``bf16`` or ``fp16``."""
+        return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(self._vision_dtype, "fp32")
+
+    @property
     def features_key(self) -> str:
-        """Equal keys give equal image features: the fingerprint, and the precision where it is not float32."""
-        dtype = self._vision_dtype
-        return self.fingerprint if dtype == torch.float32 else short_hash(self.fingerprint, str(dtype))
+        """Equal keys give equal image features: the fingerprint, the precision where it is not float32, and the kind of device where
+        it is not the CPU, because each kind rounds in its own way."""
+        dtype, kind = self._vision_dtype, self.device.type
+        parts = [] if dtype == torch.float32 else [str(dtype)]
+        parts += [] if kind == "cpu" else [kind]
+        return short_hash(self.fingerprint, *parts) if parts else self.fingerprint
 
     def with_block_norms(self, norms: Mapping[str, Tensor]) -> Backbone:
         """A backbone whose image tower is a copy with these layer-norm weights; the fingerprint says so.

@@ -95,7 +95,9 @@ def report(out: Path, baseline: str, json_output: bool) -> None:
         said = {
             "results": [result.model_dump(mode="json") for result in results],
             "failed": failed,
-            "recommendations": [dataclasses.asdict(one) for one in recommendations],
+            "recommendations": [
+                {**dataclasses.asdict(one), "within_noise": one.within_noise, "text": one.text()} for one in recommendations
+            ],
         }
         print(json.dumps(said))
         return

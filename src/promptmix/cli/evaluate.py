@@ -11,6 +11,7 @@ import torch
 from promptmix.cli.output import percent, progress
 from promptmix.data.read import Columns, part_to_measure, read_parts
 from promptmix.errors import printable
+from promptmix.evaluation.evaluate import class_logits
 from promptmix.evaluation.metrics import measure
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features
@@ -49,6 +50,7 @@ def evaluate(
             pictures.pictures,
             cache=store,
             skip_bad=skip_bad,
+            steady=True,
             on_progress=lambda done, total: on_progress("pictures", done, total, ""),
         )
     for picture, reason in extracted.bad:
@@ -56,13 +58,13 @@ def evaluate(
     labels = torch.tensor([pictures.labels[index] for index in extracted.kept])
     features = extracted.features[:, 0]
     with torch.no_grad():
-        metrics = measure(predictor.classifier.logits(features), labels, model.class_names)
+        metrics = measure(class_logits(predictor.classifier, features), labels, model.class_names)
         if predictor.backbone is not loaded:
             # The model has tuned its image tower; zero-shot is the tower as it was.
             kept = [pictures.pictures[index] for index in extracted.kept]
-            features = extract_features(loaded, kept, cache=store).features[:, 0]
+            features = extract_features(loaded, kept, cache=store, steady=True).features[:, 0]
         zero_shot = build_method("zero-shot", {}, loaded, model.class_names).classifier()
-        before = measure(zero_shot.logits(features.to(loaded.device)).cpu(), labels, model.class_names)
+        before = measure(class_logits(zero_shot, features, loaded.device), labels, model.class_names)
     measured_on = source if len(parts) == 1 else f"{source}, {measured_part} part"
     if json_output:
         left_out = [{"path": picture, "reason": reason} for picture, reason in extracted.bad]

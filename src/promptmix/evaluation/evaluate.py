@@ -11,7 +11,9 @@ from torch import Tensor
 
 from promptmix.nn.classifier import AnyClassifier
 
-__all__ = ["Prediction", "predict_features", "predictions_of"]
+__all__ = ["Prediction", "class_logits", "predict_features", "predictions_of"]
+
+_MOST_PICTURES = 1024  # at a time; a mixture has a table of picture x expert x class for them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,18 @@ class Prediction:
 
 
 @torch.no_grad()
+def class_logits(
+    classifier: AnyClassifier, image_features: Float[Tensor, "image embedding"], device: torch.device | None = None
+) -> Float[Tensor, "image class"]:
+    """Class logits of any number of normalised image features, on the CPU; only some pictures at a time are on the way.
+
+    Args:
+        device: where the classifier is; None: the CPU.
+    """
+    return torch.cat([classifier.logits(block.to(device)).cpu() for block in image_features.split(_MOST_PICTURES)])
+
+
+@torch.no_grad()
 def predict_features(
     classifier: AnyClassifier,
     class_names: Sequence[str],
@@ -41,7 +55,7 @@ def predict_features(
     top: int = 5,
 ) -> list[Prediction]:
     """Predictions for normalised image features, in their order."""
-    logits, weights = classifier.logits(image_features), classifier.expert_weights(image_features)
+    logits, weights = class_logits(classifier, image_features), classifier.expert_weights(image_features)
     return predictions_of(logits, weights, class_names, expert_names, top)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from promptmix.errors import DataError
 __all__ = ["Metrics", "harmonic_mean", "measure"]
 
 _BINS = 15
+_MOST_PICTURES = 1024  # at a time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ class Metrics:
         negative_log_likelihood: mean, in nats.
         calibration: the 15 bins themselves, lowest confidence first: pictures, mean top probability and accuracy of each, with 0 for
             the means of an empty one.
-        confusion: row: true class, column: predicted class, counts.
+        confusion: ``[true class, predicted class, pictures]`` by the classes' places, where there is a picture; in the order of the
+            classes. Not a table: with a thousand classes one would be nearly all zeros, and a result tens of megabytes.
     """
 
     num_pictures: int
@@ -57,14 +59,12 @@ def measure(logits: Float[Tensor, "image class"], labels: Int[Tensor, "image"], 
     if not torch.isfinite(logits).all():
         raise DataError("a logit is not a finite number, so nothing can be measured; the model is broken")
     num_classes = len(class_names)
-    log_probabilities = logits.double().log_softmax(dim=1)
-    predictions = log_probabilities.argmax(dim=1)
+    predictions, confidence, likelihood = (torch.cat(parts) for parts in zip(*_by_picture(logits, labels.long()), strict=True))
     right = (predictions == labels).double()
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.long)
     confusion.index_put_((labels.long(), predictions), torch.ones(len(labels), dtype=torch.long), accumulate=True)
     totals = confusion.sum(dim=1)
     shares = confusion.diagonal().double() / totals.clamp_min(1)
-    confidence = log_probabilities.max(dim=1).values.exp()
     bins = (confidence * _BINS).ceil().long().clamp(1, _BINS) - 1
     in_bin = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, bins, torch.ones_like(confidence))
     sum_confidence = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, bins, confidence)
@@ -77,10 +77,19 @@ def measure(logits: Float[Tensor, "image class"], labels: Int[Tensor, "image"], 
         accuracy_per_class_mean=float(shares[totals > 0].mean()),
         per_class={name: float(shares[row]) if totals[row] else None for row, name in enumerate(class_names)},
         expected_calibration_error=float((sum_confidence - sum_right).abs().sum() / len(labels)),
-        negative_log_likelihood=float(-log_probabilities.gather(1, labels.long()[:, None]).mean()),
+        negative_log_likelihood=float(-likelihood.mean()),
         calibration=torch.stack([in_bin, *means], dim=1).tolist(),
-        confusion=confusion.tolist(),
+        confusion=torch.cat([confusion.nonzero(), confusion[confusion > 0][:, None]], dim=1).tolist(),
     )
+
+
+def _by_picture(logits: Float[Tensor, "image class"], labels: Int[Tensor, "image"]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The predicted class, its probability and the logarithm of the true class's, of some pictures at a time: in double precision all
+    together would take up more room than the logits themselves."""
+    for block, true in zip(logits.split(_MOST_PICTURES), labels.split(_MOST_PICTURES), strict=True):
+        log_probabilities = block.double().log_softmax(dim=1)
+        predictions = log_probabilities.argmax(dim=1)
+        yield predictions, log_probabilities.max(dim=1).values.exp(), log_probabilities.gather(1, true[:, None])[:, 0]
 
 
 def harmonic_mean(first: float, second: float) -> float:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import platform
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from pydantic import ValidationError
 
 import promptmix
@@ -19,6 +21,8 @@ from promptmix.runtime import write_text
 __all__ = [
     "BenchResult",
     "RunResult",
+    "device_name",
+    "peak_device_memory_bytes",
     "peak_memory_bytes",
     "read_bench_result",
     "read_result",
@@ -28,13 +32,16 @@ __all__ = [
 ]
 
 
+_NUMBERS = re.compile(r"\[\n[-+.\deE,\s]+\]")
+
+
 class RunResult(StrictModel):
     """What a run did and what came of it. ``data`` says what the metrics were measured on; ``seconds`` by phase.
 
     ``config`` is what was asked for, with every default; what a search or a file of templates gave stands in the saved model.
     """
 
-    format: str = "promptmix-result-1"
+    format: Literal["promptmix-result-2"] = "promptmix-result-2"
     method: str
     backbone_name: str
     backbone_fingerprint: str
@@ -67,10 +74,14 @@ class BenchResult(StrictModel):
             classes. ``descriptions`` says what each part is, ``refusals`` why a part was not measured.
         zero_shot: the same parts, measured with one hard prompt and no training.
         shots: None where nothing was learnt from or all pictures were.
-        seconds: ``features``, ``training``, ``evaluation`` and ``all``.
+        seconds: ``features``, ``training``, ``evaluation`` and ``all``. Of a run that was interrupted those of all its training count,
+            and of the rest those of its last leg.
+        peak_memory_bytes: the most that the process held; ``peak_device_memory_bytes``: of a GPU's memory, None where there was none.
+        device, num_threads, precision: what the towers calculated on, a GPU by its name; threads of the process on the CPU; and what
+            the image tower calculated in, ``fp32``, ``bf16`` or ``fp16``, whatever was asked for. None where nobody has said.
     """
 
-    format: str = "promptmix-bench-result-1"
+    format: Literal["promptmix-bench-result-2"] = "promptmix-bench-result-2"
     protocol: str
     run_id: str
     dataset: str
@@ -89,13 +100,19 @@ class BenchResult(StrictModel):
     text_encodings_per_step: int
     seconds: dict[str, float]
     peak_memory_bytes: int
+    peak_device_memory_bytes: int | None = None
+    device: str | None = None
+    num_threads: int | None = None
+    precision: str | None = None
     versions: dict[str, str]
     notes: list[str]
 
 
 def write_result(path: Path, result: RunResult | BenchResult) -> None:
     """Write a result whole or not at all."""
-    write_text(path, result.model_dump_json(indent=2) + "\n")
+    text = result.model_dump_json(indent=2)
+    # A list of numbers goes on one line: there are tens of thousands in a confusion. No string in JSON has a line break in it.
+    write_text(path, _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
 
 
 def read_result(path: Path) -> RunResult:
@@ -135,9 +152,21 @@ def peak_memory_bytes() -> int:
     return 0
 
 
+def peak_device_memory_bytes(device: torch.device) -> int | None:
+    """The most memory that tensors have taken up on a CUDA device; None on another device."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def device_name(device: torch.device) -> str:
+    """The name of a GPU; of another device its kind."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def reset_peak_memory() -> None:
-    """Let :func:`peak_memory_bytes` count from now on, where the system can: a process that does many runs would else tell of the
+    """Let :func:`peak_memory_bytes` and :func:`peak_device_memory_bytes` count from now on, where the system can: a process that does many runs would else tell of the
     largest."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     # Only Linux can, and there a container may forbid it.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -1,8 +1,10 @@
 """Image features on disk, so that a picture is encoded once for all methods, seeds, shots and sweeps.
 
 One SQLite file a backbone, rows keyed by the content of the picture and the name of the view. A cache may slow a run down or
-speed it up, but never fails it and never changes its result: what is damaged counts as missing, and where nothing can be
-stored the run goes on without.
+speed it up, but never fails it: what is damaged counts as missing, and where nothing can be stored the run goes on without. A
+vector from here is the one that would be calculated, bit for bit on the same machine with the same torch where pictures are encoded in
+steady batches (``steady`` of :func:`~promptmix.features.extract.iter_features`), as they are to learn and to measure; else up to the
+rounding of a tower in batches of another size, about 1e-7.
 """
 
 from __future__ import annotations

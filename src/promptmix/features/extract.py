@@ -85,6 +85,7 @@ def extract_features(
     batch_size: int = 64,
     skip_bad: bool = False,
     threads: int | None = None,
+    steady: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Extracted:
     """The features of ``iter_features`` in one table; one above 1 GiB lies in a temporary file beside the cache.
@@ -104,6 +105,7 @@ def extract_features(
         batch_size=batch_size,
         skip_bad=skip_bad,
         threads=threads,
+        steady=steady,
     )
     shape = (len(pictures), len(view_names(augmentation, seed)), backbone.config.embedding_width)
     features = new_table(shape, None if cache is None else cache.folder)
@@ -130,6 +132,7 @@ def iter_features(
     batch_size: int = 64,
     skip_bad: bool = False,
     threads: int | None = None,
+    steady: bool = False,
 ) -> Iterator[FeatureBatch]:
     """Features of pictures by the frozen image tower, one test view each and ``augmentation.views`` augmented ones, in batches.
 
@@ -142,6 +145,10 @@ def iter_features(
         batch_size: views read and encoded together; all views of a picture are read together, though.
         skip_bad: leave out pictures that cannot be read, and list them, instead of stopping at the first.
         threads: how many read pictures; None: one a processor, up to 16.
+        steady: encode ``batch_size`` views every time, made up with copies of the last one, and take from the cache only what was
+            encoded so. Towers round in other ways for batches of other sizes (by about 1e-7), so that else the last bits depend on
+            what the cache held before. For what is learnt from and measured on; too slow for a single picture. A small odd batch size
+            gives less: on several threads the place in such a batch may count.
 
     Raises:
         DataError: there are no pictures, one cannot be read (without ``skip_bad``) or, known at the end, none can.
@@ -151,7 +158,7 @@ def iter_features(
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; it must be at least 1")
-    return _batches(backbone, pictures, augmentation, seed, cache, batch_size, skip_bad, threads)
+    return _batches(backbone, pictures, augmentation, seed, cache, batch_size, skip_bad, threads, steady)
 
 
 def _batches(
@@ -163,6 +170,7 @@ def _batches(
     batch_size: int,
     skip_bad: bool,
     threads: int | None,
+    steady: bool,
 ) -> Iterator[FeatureBatch]:
     views = view_names(augmentation, seed)
     numbered = enumerate(pictures)
@@ -174,13 +182,13 @@ def _batches(
         def start() -> list[_Pending]:
             """Look up the next pictures and let the readers make what is missing."""
             batch = list(islice(numbered, pictures_at_once))
-            return _started(batch, readers, backbone, augmentation, seed, cache)
+            return _started(batch, readers, backbone, augmentation, seed, cache, batch_size, steady)
 
         # At most one batch is read ahead while another is encoded; more would only fill the memory.
         upcoming = start()
         while upcoming:
             following = start() if reads_ahead(backbone.device) else None
-            batch = _finished(upcoming, views, backbone, cache, batch_size, skip_bad)
+            batch = _finished(upcoming, views, backbone, cache, batch_size, steady, skip_bad)
             done, num_kept = batch.done, num_kept + len(batch.kept)
             first_problem = first_problem or (batch.bad[0][1] if batch.bad else "")
             yield batch
@@ -198,6 +206,8 @@ def _started(
     augmentation: Augmentation | None,
     seed: int,
     cache: FeatureCache | None,
+    batch_size: int,
+    steady: bool,
 ) -> list[_Pending]:
     views = view_names(augmentation, seed)
     contents: list[str | DataError] = [""] * len(batch)
@@ -205,8 +215,12 @@ def _started(
         contents = list(readers.map(_content_or_problem, [picture for _, picture in batch]))
     stored: dict[Key, Vector] = {}
     if cache is not None:
-        keys = [(content, name) for content in contents if isinstance(content, str) for name in views]
-        stored = cache.get_many(backbone.features_key, keys)
+        known = [content for content in contents if isinstance(content, str)]
+        # A steady vector serves everybody, another one only those who did not ask for it.
+        for steadily in (True,) if steady else (False, True):
+            rows = {(content, name): (content, _row_name(name, batch_size, steadily)) for content in known for name in views}
+            found = cache.get_many(backbone.features_key, rows.values())
+            stored |= {key: found[row] for key, row in rows.items() if row in found}
     width = backbone.config.embedding_width
     pending: list[_Pending] = []
     for (index, picture), content in zip(batch, contents, strict=True):
@@ -238,6 +252,7 @@ def _finished(
     backbone: Backbone,
     cache: FeatureCache | None,
     batch_size: int,
+    steady: bool,
     skip_bad: bool,
 ) -> FeatureBatch:
     """Encode what the readers have made and store it."""
@@ -262,9 +277,11 @@ def _finished(
             features[row, views[name]] = vector
         for name, view in zip(one.missing, made, strict=True):
             pixels.append(view)
-            places.append((row, views[name], (one.content, name)))
+            places.append((row, views[name], (one.content, _row_name(name, batch_size, steady))))
     for first in range(0, len(pixels), batch_size):
-        encoded = _encode(backbone, pixels[first : first + batch_size])
+        shown = pixels[first : first + batch_size]
+        padding = [shown[-1]] * (batch_size - len(shown)) if steady else []
+        encoded = _encode(backbone, [*shown, *padding])[: len(shown)]
         encoded_places = places[first : first + batch_size]
         for (row, view_number, _), vector in zip(encoded_places, encoded, strict=True):
             features[row, view_number] = vector
@@ -299,6 +316,11 @@ def _made_or_problem(pending: _Pending) -> list[View] | DataError:
 
 def _usable(vector: Vector | None, width: int) -> bool:
     return vector is not None and len(vector) == width and bool(np.isfinite(vector).all())
+
+
+def _row_name(view: str, batch_size: int, steady: bool) -> str:
+    """A view's name in the cache. Vectors of steady batches have names of their own: others may differ from them in the last bits."""
+    return f"{view} in steady batches of {batch_size}" if steady else view
 
 
 def _encode(backbone: Backbone, pixels: Sequence[View]) -> Float32[np.ndarray, "picture embedding"]:

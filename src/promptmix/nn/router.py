@@ -34,8 +34,9 @@ def mixture_logits(
     cosines = (image_features @ class_features.flatten(0, 1).T).unflatten(1, (num_experts, num_classes))
     mixed = torch.einsum("bg,bgc->bc", weights, cosines)
     if renormalise:
-        gram = torch.einsum("gcd,hcd->cgh", class_features, class_features)
-        squared = torch.einsum("bg,cgh,bh->bc", weights, gram, weights)
+        gram = torch.einsum("gcd,hcd->ghc", class_features, class_features)
+        pairs = weights[:, :, None] * weights[:, None, :]
+        squared = pairs.flatten(1) @ gram.flatten(0, 1)
         mixed = mixed / squared.clamp_min(1e-12).sqrt()
     return scale * mixed
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from promptmix.config import StrictModel
 from promptmix.errors import CheckpointError, ConfigError, DataError
@@ -20,6 +20,8 @@ from promptmix.runtime import short_hash, write_text, writing
 __all__ = ["Classes", "Data", "Part", "Plan", "PlannedRun", "open_all", "run_id", "runs_of", "start_plan"]
 
 Classes = Literal["all", "base", "new"]
+
+_LONGEST_PIECE = 60  # letters of a name in the name of a run: few file systems take more than 255 in all
 
 
 class Data(StrictModel):
@@ -61,18 +63,30 @@ class Plan(StrictModel):
 
     Attributes:
         backbone_key: of its weights, its pre-processing and its precision.
+        stands_for: for each contender, a hash of what its options name but do not hold, such as the templates in the file of a bank.
         threads: of each process. Sums are added up in an order that depends on it, so those of the first start count ever after.
     """
 
-    format: Literal["promptmix-plan-1"] = "promptmix-plan-1"
+    format: Literal["promptmix-plan-2"] = "promptmix-plan-2"
     protocol: str
     backbone: str
     backbone_key: str
     precision: str
     data: dict[str, Data]
     contenders: dict[str, Contender]
+    stands_for: dict[str, str]
     threads: int = Field(ge=1)
     runs: tuple[PlannedRun, ...]
+
+    @model_validator(mode="after")
+    def _every_run_has_a_folder_of_its_own(self) -> Plan:
+        seen: set[str] = set()
+        for run in self.runs:
+            # Some file systems take capital and small letters for the same.
+            if run.run_id.casefold() in seen:
+                raise ValueError(f"two runs are called {run.run_id!r}, so that one would overwrite the other; rename one")
+            seen.add(run.run_id.casefold())
+        return self
 
     def run_key(self, run: PlannedRun) -> str:
         """Hash of all that a run's result depends on, besides the contents of the pictures."""
@@ -82,6 +96,7 @@ class Plan(StrictModel):
             self.backbone_key,
             run.model_dump_json(),
             self.contenders[run.contender].model_dump_json(),
+            self.stands_for[run.contender],
             *(f"{name} {self.data[name].listing} {self.data[name].spec.hold_out}" for name in names),
         )
 
@@ -103,9 +118,18 @@ def open_all(specs: Sequence[DataSpec]) -> dict[str, DataSource]:
 
 
 def run_id(data: str, contender: str, shots: int | None, seed: int) -> str:
-    """The name of a run that people can read, fit for a folder."""
-    pieces = [data, contender, *([] if shots is None else [f"{shots}-shot{'s' if shots > 1 else ''}"]), f"seed-{seed}"]
-    return "--".join(re.sub("[^a-z0-9._]+", "-", piece.casefold()).strip("-.") or "data" for piece in pieces)
+    """The name of a run that people can read, fit for a folder, and no other run's.
+
+    A name that a folder cannot have as it stands, or that differs from another in capital letters only, is followed by a hash of it.
+    """
+    count = [] if shots is None else [f"{shots}-shot{'s' if shots > 1 else ''}"]
+    return "--".join([_fit_for_a_folder(data), _fit_for_a_folder(contender), *count, f"seed-{seed}"])
+
+
+def _fit_for_a_folder(name: str) -> str:
+    """A name in small Latin letters, digits, dots and single hyphens; with a hash behind a tilde where that is not the name itself."""
+    plain = re.sub("[^a-z0-9._]+", "-", name.casefold()).strip("-.")[:_LONGEST_PIECE].strip("-.")
+    return plain if plain == name else f"{plain or 'unnamed'}~{short_hash(name)[:8]}"
 
 
 def runs_of(
@@ -187,4 +211,6 @@ def _difference(there: Plan, plan: Plan) -> str:
     for name in old["contenders"]:
         if old["contenders"][name] != new["contenders"][name]:
             return f"the options of {name} were others"
+        if old["stands_for"].get(name) != new["stands_for"][name]:
+            return f"the templates that {name} takes from a file were others"
     return f"{len(there.runs)} runs of other shots, seeds or parts, where {len(plan.runs)} are asked for"

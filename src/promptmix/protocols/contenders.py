@@ -13,6 +13,7 @@ from promptmix.config import StrictModel, apply_overrides, parse_config, read_ya
 from promptmix.data.transforms import Augmentation
 from promptmix.errors import ConfigError, did_you_mean, listed
 from promptmix.methods.registry import method_class
+from promptmix.runtime import short_hash
 
 __all__ = ["Changes", "Contender", "check_contender", "read_contenders", "recipe_sets", "with_overrides"]
 
@@ -60,6 +61,15 @@ class Contender(StrictModel):
         """What to change of the method's recipe on a data set."""
         return {**self.recipe, **self._changes(data_name).recipe}
 
+    def stands_for(self, data_names: Iterable[str]) -> str:
+        """Hash of what the options name but do not hold, on any of the data sets: the templates of a bank that lies in a file.
+
+        Raises:
+            ConfigError: such a file is missing or damaged.
+        """
+        kind = method_class(self.method)
+        return short_hash(*(kind.parse_options(self.options_for(name, None)).stands_for() for name in data_names))
+
     def notes_for(self, data_name: str, template: str | None) -> list[str]:
         """What must stand beside a number of this contender on a data set because of its words."""
         notes = []
@@ -68,7 +78,8 @@ class Contender(StrictModel):
             notes.append(f"{listed(changes.options)} picked by hand for {data_name}")
         if changes.recipe:
             notes.append(f"a recipe of its own for {data_name}: {listed(changes.recipe)}")
-        if template is not None and self.template_option is not None and self.template_option not in self.options:
+        chosen = {**self.options, **changes.options}
+        if template is not None and self.template_option is not None and self.template_option not in chosen:
             notes.append(f"a template picked by hand for {data_name}: {template!r}")
         return notes
 
@@ -184,6 +195,11 @@ def with_overrides(contenders: list[Contender], overrides: Iterable[str]) -> lis
             for recipe in (values["recipe"], *(changes["recipe"] for changes in values["by_data"].values())):
                 recipe.pop("warmup_epochs", None)
                 recipe.pop("epochs", None)
+        for text in mine:
+            kind, _, rest = text.partition("=")[0].strip().partition(".")
+            # What a person asks for goes before what a file says of a data set.
+            for changes in values["by_data"].values():
+                changes.get(kind, {}).pop(rest.partition(".")[0], None)
         values = apply_overrides(values, mine)
         changed.append(parse_config(Contender, values, f"contender {contender.label!r}"))
         check_contender(changed[-1])

@@ -16,9 +16,12 @@ from promptmix.backbones.base import Backbone
 from promptmix.data.images import content_key
 from promptmix.data.records import LabelledPictures, class_key
 from promptmix.errors import CheckpointError, ConfigError, DataError, listed
+from promptmix.evaluation.evaluate import class_logits
 from promptmix.evaluation.metrics import Metrics, measure
 from promptmix.evaluation.results import (
     BenchResult,
+    device_name,
+    peak_device_memory_bytes,
     peak_memory_bytes,
     read_bench_result,
     reset_peak_memory,
@@ -27,11 +30,13 @@ from promptmix.evaluation.results import (
 )
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features
+from promptmix.methods.base import MethodConfig
 from promptmix.methods.registry import build_method, method_class
 from promptmix.protocols.base import Part, Plan, PlannedRun
 from promptmix.protocols.datasets import USUAL_TEMPLATE, DataSource, classes_of, only_classes, open_data
 from promptmix.runtime import short_hash, write_json, writing
 from promptmix.training.fit import Progress, RunConfig, learn, no_progress, prepare
+from promptmix.training.loop import Taken
 
 __all__ = ["Workbench", "execute", "is_finished", "run_folder"]
 
@@ -80,7 +85,8 @@ def execute(
 ) -> BenchResult:
     """Do one run; with ``out`` an interrupted one goes on from its checkpoint, and the result is written last of all.
 
-    The seconds of the result do not count the encoding of test pictures, which is done once for all runs of a process.
+    The seconds of the result do not count the encoding of test pictures, nor zero-shot beside them, which is done once for all runs of a
+    process.
 
     Raises:
         ConfigError, DataError, BackboneError: see the message.
@@ -89,8 +95,13 @@ def execute(
     reset_peak_memory()
     started = time.monotonic()
     seconds: dict[str, float] = {}
+    taken: Taken | None = None
     contender, backbone = plan.contenders[run.contender], bench.backbone
     source = _open(plan, run.data)
+    if contender.stands_for(plan.data) != plan.stands_for[run.contender]:
+        raise DataError(
+            f"the templates that {run.contender} takes from a file are not those of the plan any more; start another bench"
+        )
     run_key = plan.run_key(run)
     folder = None if out is None else run_folder(out, run)
     if folder is not None:
@@ -132,15 +143,14 @@ def execute(
             on_progress=on_progress,
         )
         seconds["features"] = time.monotonic() - begun
-        begun = time.monotonic()
-        learn(
+        taken = learn(
             prepared,
             run_key=short_hash(*pieces),
             log_path=None if folder is None else folder / "log.jsonl",
             checkpoint_path=None if folder is None else folder / "checkpoint.safetensors",
             on_progress=on_progress,
         )
-        seconds["training"] = time.monotonic() - begun
+        seconds["training"] = taken.seconds
         method, recipe = prepared.method, prepared.recipe
         notes += prepared.notes
     notes += method.notes()
@@ -154,14 +164,13 @@ def execute(
     descriptions: dict[str, str] = {}
     refusals: dict[str, str] = {}
     below: list[str] = []
-    reading = 0.0
+    shared = 0.0  # seconds spent on what later runs have for nothing
     tuned = method.backbone if method.tunes_image_tower else None
     tuned_features: dict[str, Float[Tensor, "image embedding"]] = {}
     for part in run.parts:
         target = _open(plan, part.data)
         begun = time.monotonic()
         tested = _tested(part, target, run.seed, bench, on_progress)
-        reading += time.monotonic() - begun
         pieces += [part.name, part.classes, tested.listing]
         places = classes_of(target, part.classes)
         kept, labels = _rows_of(tested.pictures, places)
@@ -169,6 +178,7 @@ def execute(
         pictures = only_classes(tested.pictures, places, part.classes)
         descriptions[part.name] = pictures.description
         untrained = _zero_shot(part, target, names, tested, kept, labels, run.seed, bench)
+        shared += time.monotonic() - begun
         zero_shot[part.name] = untrained.to_json()
         if target.template is not None:
             notes.append(f"zero-shot of {part.name} has a template picked by hand for it: {target.template!r}")
@@ -179,6 +189,7 @@ def execute(
                 # Nothing travels, so every data set has the words that are its own.
                 options = contender.options_for(target.name, target.template)
                 notes += contender.notes_for(target.name, target.template)
+                notes += _other_options(part, kind.parse_options(config.options), kind.parse_options(options), target)
                 classifier = build_method(config.method, options, backbone, names, run.seed).classifier_for(names)
             else:
                 # A class that is there under another spelling is the class that was learnt.
@@ -194,17 +205,17 @@ def execute(
                 tuned_features[part.data] = extract_features(
                     tuned,
                     tested.pictures.pictures,
+                    steady=True,
                     on_progress=lambda done, total: on_progress("test pictures", done, total, "tuned image tower"),
                 ).features[:, 0]
             features = tuned_features[part.data]
-        with torch.no_grad():
-            logits = classifier.logits(features[kept].to(backbone.device)).cpu()
+        logits = class_logits(classifier, features[kept], backbone.device)
         metrics = measure(logits, labels, names)
         measures[part.name] = metrics.to_json()
         if metrics.accuracy < untrained.accuracy:
             below.append(part.name)
-    seconds["evaluation"] = time.monotonic() - measured_from - reading
-    seconds["all"] = time.monotonic() - started - reading
+    seconds["evaluation"] = time.monotonic() - measured_from - shared
+    seconds["all"] = time.monotonic() - started - shared + (0.0 if taken is None else taken.earlier_seconds)
     if below:
         notes.append(f"below zero-shot on the same pictures: {listed(below)}")
 
@@ -230,7 +241,11 @@ def execute(
         num_trained_parameters=method.num_learnt_parameters,
         text_encodings_per_step=method.text_encodings_per_step,
         seconds=seconds,
-        peak_memory_bytes=peak_memory_bytes(),
+        peak_memory_bytes=max(0 if taken is None else taken.peak_memory_bytes, peak_memory_bytes()),
+        peak_device_memory_bytes=peak_device_memory_bytes(backbone.device),
+        device=device_name(backbone.device),
+        num_threads=torch.get_num_threads(),
+        precision=backbone.precision,
         versions=versions(),
         notes=list(dict.fromkeys(notes)),
     )
@@ -286,6 +301,14 @@ def _shortages(training: LabelledPictures, shots: int | None) -> list[str]:
     return [f"fewer than {shots} pictures, so all of them were learnt from: {listed(short)}"] if short else []
 
 
+def _other_options(part: Part, recorded: MethodConfig, used: MethodConfig, target: DataSource) -> list[str]:
+    """Which options a part was measured with, where they are not those that the result records for the source."""
+    there = recorded.model_dump()
+    # A template picked by hand has a note of its own.
+    others = {name: value for name, value in used.model_dump().items() if value != there[name] and value != target.template}
+    return [f"{part.name} was measured with {listed(f'{name} {value!r}' for name, value in others.items())}"] if others else []
+
+
 def _tested(part: Part, target: DataSource, seed: int, bench: Workbench, on_progress: Progress) -> _Tested:
     """The test pictures of a data set, encoded once in a process."""
     key = (part.data, seed if target.tests_vary else None)
@@ -295,6 +318,7 @@ def _tested(part: Part, target: DataSource, seed: int, bench: Workbench, on_prog
             bench.backbone,
             pictures.pictures,
             cache=bench.cache,
+            steady=True,
             on_progress=lambda done, total: on_progress("test pictures", done, total, part.data),
         ).features[:, 0]
         listing = [
@@ -329,6 +353,6 @@ def _zero_shot(
         template = {"template": target.template or USUAL_TEMPLATE}
         with torch.no_grad():
             classifier = build_method("zero-shot", template, bench.backbone, names).classifier()
-            logits = classifier.logits(tested.features[kept].to(bench.backbone.device)).cpu()
+            logits = class_logits(classifier, tested.features[kept], bench.backbone.device)
         bench.zero_shot[key] = measure(logits, labels, names)
     return bench.zero_shot[key]

@@ -95,17 +95,19 @@ def make_plan(
     chosen = recipes or ("bundled" if specs[0].root is None else "field")
     wanted = row.contenders if methods is None and recipes is None else methods
     kind = "few-shot" if protocol == "compare" else protocol
-    contenders = {}
+    contenders: dict[str, Contender] = {}
+    stands_for: dict[str, str] = {}
     for one in read_contenders(chosen, kind, wanted, overrides):
         try:
             build_method(one.method, _closed_options(one), backbone, ("cat", "dog"))
+            templates = one.stands_for(sources)
         except ConfigError as problem:
             if methods is not None:
                 raise ConfigError(f"contender {one.label!r}: {problem}") from problem
             # Nobody asked for this one by name.
             _logger.warning("left out %s: %s", one.label, problem)
         else:
-            contenders[one.label] = one
+            contenders[one.label], stands_for[one.label] = one, templates
     return Plan(
         protocol=protocol,
         backbone=backbone_name,
@@ -113,6 +115,7 @@ def make_plan(
         precision=precision,
         data={name: Data(spec=spec, listing=source.listing) for (name, source), spec in zip(sources.items(), specs, strict=True)},
         contenders=contenders,
+        stands_for=stands_for,
         threads=threads,
         runs=tuple(row.plan_runs(sources, contenders, shots or row.shots, seeds)),
     )

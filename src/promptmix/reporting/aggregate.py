@@ -24,10 +24,16 @@ __all__ = [
 
 Key = TypeVar("Key", bound=Hashable)
 
+_ROUNDING = 1e-12
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Mean and sample standard deviation (n - 1) of ``count`` values; one value has no deviation."""
+    """Mean and sample standard deviation (n - 1) of ``count`` values.
+
+    One value has no deviation, nor have equal ones: what learns nothing gives the same for every seed, and says nothing of how it
+    would vary.
+    """
 
     mean: float
     deviation: float | None
@@ -35,7 +41,7 @@ class Spread:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean by Student's t with n - 1 degrees of freedom; None for one value.
+        """The 95 % interval of the mean by Student's t with n - 1 degrees of freedom; None where there is no deviation.
 
         It is not cut at 0 or 1 where the values are shares.
         """
@@ -86,7 +92,9 @@ def spread(values: Sequence[float]) -> Spread:
         raise ValueError("no value: a mean needs one finite value or more")
     if not all(math.isfinite(value) for value in values):
         raise ValueError(f"{list(values)}: a mean needs finite values only")
-    deviation = statistics.stdev(values) if len(values) > 1 else None
+    # Differences of equal shares are equal but for rounding.
+    varies = max(values) - min(values) > _ROUNDING
+    deviation = statistics.stdev(values) if varies else None
     return Spread(mean=statistics.fmean(values), deviation=deviation, count=len(values))
 
 

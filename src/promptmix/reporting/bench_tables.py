@@ -29,8 +29,15 @@ from promptmix.reporting.tables import (
 
 __all__ = ["LONG_HEADER", "failed_table", "long_rows", "published_tables", "setting", "tables_of"]
 
-_SHARES = "Accuracy in %: mean ± standard deviation over the seeds [95 % interval of the mean by Student's t]."
-_SHARES_SHORT = "Accuracy in %: mean ± standard deviation over the seeds."
+_SHARES = (
+    "Accuracy in %: mean ± standard deviation over the seeds [95 % interval of the mean by Student's t]; where all seeds give the same,"
+    " the mean alone."
+)
+_SHARES_SHORT = "Accuracy in %: mean ± standard deviation over the seeds; where all give the same, the mean alone."
+_SECONDS = (
+    "Seconds: mean ± standard deviation over the seeds; those in all include making features, unless these were in the cache, and"
+    " measuring, but not what all runs share: the features of test pictures by the untouched image tower."
+)
 _ONE_SEED = "One seed: there is no deviation and no interval."
 _AVERAGES = "Every data set counts the same; averaged for each seed first, so deviation and interval are those of the averages."
 _HARMONIC = "H: harmonic mean of base and new accuracy of each run; joint: all pictures among all names."
@@ -292,8 +299,15 @@ def _compare(runs: ProtocolRuns, dataset: str, short: bool) -> list[Table]:
     return [
         Table(
             title=f"Comparison on {dataset}, {setting(runs, dataset, shots)}",
-            above=(_measured_on(runs, dataset, [shots]), *_reading(runs, dataset, short), _points_reading(runs)),
-            header=("contender", "accuracy", f"less that of {runs.baseline}", "better in", "seconds", "trained parameters"),
+            above=(_measured_on(runs, dataset, [shots]), *_reading(runs, dataset, short), _points_reading(runs), _SECONDS),
+            header=(
+                "contender",
+                "accuracy",
+                f"less that of {runs.baseline}",
+                "better in",
+                "seconds in all",
+                "trained parameters",
+            ),
             rows=tuple(
                 (
                     Cell(contender, _notes_of_runs(runs, dataset, contender, shots)),
@@ -360,8 +374,7 @@ def _costs(runs: ProtocolRuns, dataset: str, shots: int | None) -> Table:
         title=f"Costs on {dataset}, {setting(runs, dataset, shots)}",
         above=(
             _measured_on(runs, dataset, [shots]),
-            "Seconds: mean ± standard deviation over the seeds; those in all include measuring, and making features unless these"
-            " were in the cache. Peak memory: of the whole process, the largest of the seeds, in MiB.",
+            f"{_SECONDS} Peak memory: of the whole process, the largest of the seeds, in MiB.",
             *_elsewhere(runs, dataset),
         ),
         header=("contender", "seconds training", "seconds in all", "peak memory", "trained parameters", "text encodings a step"),

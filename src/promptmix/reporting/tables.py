@@ -110,7 +110,7 @@ def as_latex(table: Table) -> str:
 
 
 def share_with_spread(value: Spread) -> str:
-    """Shares in per cent with one decimal: ``56.5 ± 0.8``; one value alone has no deviation: ``56.5``."""
+    """Shares in per cent with one decimal: ``56.5 ± 0.8``; what does not vary has no deviation: ``56.5``."""
     mean = f"{100 * value.mean:.1f}"
     return mean if value.deviation is None else f"{mean} ± {100 * value.deviation:.1f}"
 

@@ -20,7 +20,7 @@ from promptmix.runtime import short_hash, tensors_checksum, write_tensors
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
-_FORMAT = "promptmix-checkpoint-3"
+_FORMAT = "promptmix-checkpoint-4"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,8 @@ class Checkpoint:
         run_key: hash of everything the result depends on; another run's checkpoint is refused by it.
         epoch, step: the next epoch and the number of its steps already done.
         averaged_weight: the weight of all epochs that the running averages hold.
+        seconds: of training up to here, over all its legs.
+        peak_memory_bytes: the most that a process which trained up to here has held.
         loss_sum, correct, seen: sums over the epoch's steps so far, for its line in the log.
         feed: what the feed says of itself; batches of another kind or seed would not go on where this run stopped.
         tensors: ``parameter.*``, ``average.*`` and the optimizer's own, ``optimizer.KEY.*``.
@@ -40,6 +42,8 @@ class Checkpoint:
     epoch: int
     step: int
     averaged_weight: float
+    seconds: float
+    peak_memory_bytes: int
     loss_sum: float
     correct: int
     seen: int

@@ -19,14 +19,16 @@ from promptmix.config import StrictModel
 from promptmix.data.records import LabelledPictures
 from promptmix.data.transforms import Augmentation
 from promptmix.errors import DataError, InterruptedRun, printable
+from promptmix.evaluation.evaluate import class_logits
 from promptmix.evaluation.metrics import measure
+from promptmix.evaluation.results import peak_memory_bytes
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features
 from promptmix.methods.base import Method, Recipe
 from promptmix.methods.registry import build_method, method_class
 from promptmix.training.choose import choose_options
 from promptmix.training.feeds import CachedFeed, Feed, LiveFeed
-from promptmix.training.loop import StepReport, train
+from promptmix.training.loop import StepReport, Taken, train
 
 __all__ = ["Prepared", "Progress", "RunConfig", "Settled", "learn", "no_progress", "prepare", "settle_options"]
 
@@ -163,6 +165,7 @@ def prepare(
         seed=config.seed,
         cache=cache,
         skip_bad=config.skip_bad,
+        steady=True,
         on_progress=lambda done, total: on_progress("training pictures", done, total, ""),
     )
     labels = torch.tensor(list(training.labels), device=backbone.device)[list(extracted.kept)]
@@ -194,8 +197,8 @@ def learn(
     log_path: Path | None = None,
     checkpoint_path: Path | None = None,
     on_progress: Progress = no_progress,
-) -> None:
-    """Train the prepared method in place; goes on from ``checkpoint_path`` where that file is there.
+) -> Taken:
+    """Train the prepared method in place; goes on from ``checkpoint_path`` where that file is there. Returns what it took in all.
 
     Raises:
         InterruptedRun: stopped by the person; the checkpoint was written.
@@ -204,6 +207,7 @@ def learn(
     """
     config, method, labels = prepared.config, prepared.method, prepared.labels
     begun = time.monotonic()
+    taken: Taken | None = None
     if method.learns == "by gradient":
         feed: Feed = CachedFeed(prepared.features, labels, config.seed)
         if _is_live(method, config):
@@ -213,7 +217,7 @@ def learn(
         def report(step: StepReport) -> None:
             on_progress("training", step.done, step.steps, f"loss {step.loss:.3f}, accuracy {100 * step.accuracy:.1f} %")
 
-        train(
+        taken = train(
             method,
             prepared.recipe,
             feed,
@@ -224,7 +228,11 @@ def learn(
         )
     elif method.learns == "in closed form":
         method.fit_features(prepared.features.cpu(), labels.cpu(), config.seed)
-    logger.info("training of %d parameters: %.1f s", method.num_learnt_parameters, time.monotonic() - begun)
+    if taken is None:
+        seconds = time.monotonic() - begun
+        taken = Taken(steps=0, seconds=seconds, earlier_seconds=0.0, peak_memory_bytes=peak_memory_bytes())
+    logger.info("training of %d parameters: %.1f s", method.num_learnt_parameters, taken.seconds)
+    return taken
 
 
 def _accuracy(
@@ -244,9 +252,11 @@ def _accuracy(
     prepared = prepare(config, training, backbone=backbone, cache=cache, more_class_names=more_class_names, on_progress=report)
     learn(prepared, on_progress=report)
     method = prepared.method
-    seen = extract_features(method.backbone, held_out.pictures, cache=cache, skip_bad=config.skip_bad)
+    # A tuned tower is of this candidate alone, so that nothing in the cache could ever be used again.
+    store = None if method.tunes_image_tower else cache
+    seen = extract_features(method.backbone, held_out.pictures, cache=store, skip_bad=config.skip_bad, steady=True)
     with torch.no_grad():
-        logits = method.classifier().logits(seen.features[:, 0].to(backbone.device)).cpu()
+        logits = class_logits(method.classifier(), seen.features[:, 0], backbone.device)
     labels = torch.tensor([held_out.labels[place] for place in seen.kept])
     return measure(logits, labels, training.class_names).accuracy
 

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from promptmix.errors import CheckpointError, ConfigError, InterruptedRun
+from promptmix.evaluation.results import peak_memory_bytes
 from promptmix.methods.base import Method, Recipe
 from promptmix.runtime import keep_freed_memory, write_text, writing
 from promptmix.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from promptmix.training.feeds import Feed, num_steps
 from promptmix.training.optim import averaging_weight, build_optimizer, rate_at, set_rates
 
-__all__ = ["StepReport", "train"]
+__all__ = ["StepReport", "Taken", "train"]
 
 _SECONDS_BETWEEN_CHECKPOINTS = 20.0
 _OPTIMIZER_STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq")  # of SGD; of AdamW
@@ -49,6 +50,22 @@ class StepReport:
     accuracy: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What a training took, over all the legs of one that was interrupted.
+
+    Attributes:
+        steps: 0 where nothing was learnt step by step.
+        seconds: of training; ``earlier_seconds``: those of them that were spent before the last interruption.
+        peak_memory_bytes: the most that one of its processes has held.
+    """
+
+    steps: int
+    seconds: float
+    earlier_seconds: float
+    peak_memory_bytes: int
+
+
 def train(
     method: Method,
     recipe: Recipe,
@@ -58,8 +75,8 @@ def train(
     log_path: Path | None = None,
     checkpoint_path: Path | None = None,
     on_step: Callable[[StepReport], None] | None = None,
-) -> int:
-    """Train ``method`` in place; returns the number of steps taken in all.
+) -> Taken:
+    """Train ``method`` in place; returns what it took in all.
 
     With a ``checkpoint_path`` the state is written every now and then, and a file that is already there is resumed from: on a CPU the
     parameters at the end are bit for bit those of an uninterrupted run on the same machine (a GPU adds up in no fixed order). On
@@ -75,6 +92,7 @@ def train(
             f"method {method.name} tunes the image tower here, so cached features would be of a tower that is no more; give it a"
             " LiveFeed of the pictures"
         )
+    begun = time.monotonic()
     keep_freed_memory()
     parameters = dict(method.named_parameters())
     optimizer = build_optimizer(method, recipe)
@@ -82,10 +100,12 @@ def train(
     averaged_weight = 0.0
     first_epoch, first_step = 0, 0
     loss_sum, correct, seen = 0.0, 0, 0
+    earlier_seconds, earlier_peak = 0.0, 0
     if checkpoint_path is not None and checkpoint_path.is_file():
         state = read_checkpoint(checkpoint_path, run_key)
         first_epoch, first_step, averaged_weight = state.epoch, state.step, state.averaged_weight
         loss_sum, correct, seen = state.loss_sum, state.correct, state.seen
+        earlier_seconds, earlier_peak = state.seconds, state.peak_memory_bytes
         if dict(state.feed) != feed.state:
             raise CheckpointError(
                 f"checkpoint {checkpoint_path} was written with another feed ({state.feed}) than this one ({feed.state}); remove it, or"
@@ -123,6 +143,8 @@ def train(
                 epoch=epoch,
                 step=step,
                 averaged_weight=averaged_weight,
+                seconds=earlier_seconds + time.monotonic() - begun,
+                peak_memory_bytes=max(earlier_peak, peak_memory_bytes()),
                 loss_sum=loss_sum,
                 correct=correct,
                 seen=seen,
@@ -200,7 +222,12 @@ def train(
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(averages[name])
-    return all_steps
+    return Taken(
+        steps=all_steps,
+        seconds=earlier_seconds + time.monotonic() - begun,
+        earlier_seconds=earlier_seconds,
+        peak_memory_bytes=max(earlier_peak, peak_memory_bytes()),
+    )
 
 
 def _stopped(epoch: int, epochs: int, checkpoint_path: Path | None) -> str:

@@ -20,7 +20,7 @@ from promptmix.data.images import PictureSource, StoredPicture, content_key
 from promptmix.data.records import LabelledPictures, PictureSet
 from promptmix.data.splits import split_hash, write_split
 from promptmix.errors import CheckpointError, DataError, listed, printable
-from promptmix.evaluation.evaluate import Prediction, predictions_of
+from promptmix.evaluation.evaluate import Prediction, class_logits, predictions_of
 from promptmix.evaluation.metrics import Metrics, measure
 from promptmix.evaluation.results import RunResult, peak_memory_bytes, read_result, versions, write_result
 from promptmix.features.cache import FeatureCache
@@ -113,9 +113,10 @@ def run(
         measured.pictures,
         cache=cache,
         skip_bad=config.skip_bad,
+        steady=True,
         on_progress=lambda done, total: on_progress("test pictures", done, total, ""),
     )
-    test_features = tested.features[:, 0].to(backbone.device)
+    test_features = tested.features[:, 0]
     test_labels = torch.tensor([measured.labels[index] for index in tested.kept])
     shown = [measured.pictures[index] for index in tested.kept]
     bad = prepared.bad
@@ -139,28 +140,29 @@ def run(
     logger.info("features of %d pictures: %.1f s", len(prepared.kept) + len(tested.kept), seconds["features"])
 
     # Learning.
-    begun = time.monotonic()
-    learn(
+    taken = learn(
         prepared,
         run_key=run_key,
         log_path=None if out is None else out / "log.jsonl",
         checkpoint_path=None if out is None else out / "checkpoint.safetensors",
         on_progress=on_progress,
     )
-    seconds["training"] = time.monotonic() - begun
+    seconds["training"] = taken.seconds
 
     # Measuring, beside zero-shot on the same pictures.
     begun = time.monotonic()
     with torch.no_grad():
         untrained = build_method("zero-shot", {}, backbone, training.class_names).classifier()
-        zero_shot = measure(untrained.logits(test_features).cpu(), test_labels, training.class_names)
+        zero_shot = measure(class_logits(untrained, test_features, backbone.device), test_labels, training.class_names)
         if method.tunes_image_tower:
-            test_features = extract_features(method.backbone, shown, cache=cache).features[:, 0].to(backbone.device)
+            # Of this run alone, so that it has no place in the cache.
+            test_features = extract_features(method.backbone, shown, steady=True).features[:, 0]
         classifier = method.classifier()
-        logits, expert_weights = classifier.logits(test_features).cpu(), classifier.expert_weights(test_features).cpu()
+        logits = class_logits(classifier, test_features, backbone.device)
+        expert_weights = classifier.expert_weights(test_features.to(backbone.device)).cpu()
     metrics = measure(logits, test_labels, training.class_names)
     seconds["evaluation"] = time.monotonic() - begun
-    seconds["all"] = time.monotonic() - started
+    seconds["all"] = time.monotonic() - started + taken.earlier_seconds
     logger.info("measuring: %.1f s", seconds["evaluation"])
     worse = metrics.accuracy < zero_shot.accuracy
     all_notes = [*notes, *settled.notes, *method.notes()]
@@ -190,7 +192,7 @@ def run(
         num_trained_parameters=method.num_learnt_parameters,
         text_encodings_per_step=method.text_encodings_per_step,
         seconds=seconds,
-        peak_memory_bytes=peak_memory_bytes(),
+        peak_memory_bytes=max(taken.peak_memory_bytes, peak_memory_bytes()),
         versions=versions(),
         metrics=metrics.to_json(),
         zero_shot=zero_shot.to_json(),

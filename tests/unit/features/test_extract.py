@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gc
 import itertools
@@ -16,11 +17,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.backbone_files import write_clip
 from torch import Tensor
 
 from promptmix.backbones.base import Backbone, build_vision_tower
 from promptmix.backbones.configs import BackboneConfig, ModifiedResNetConfig, PreprocessConfig, TextConfig
 from promptmix.backbones.preprocess import resize_and_crop, resize_part
+from promptmix.backbones.registry import load_backbone
 from promptmix.backbones.weights import load_files, save_folder
 from promptmix.data.images import StoredPicture, content_key, open_picture
 from promptmix.data.transforms import Augmentation, augmented_view
@@ -505,3 +508,53 @@ def test_pictures_inside_other_files_are_known_by_their_names(backbone: Backbone
     assert torch.equal(result.features, extract(backbone, paths[:1]).features)
     assert [name for name, _ in result.bad] == ["pack.tar/b.png"]
     assert result.bad[0][1].startswith("pack.tar/b.png is not a picture")
+
+
+@pytest.fixture(scope="module", params=["bundled", "vision transformer"])
+def tower(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    if request.param == "bundled":
+        return load_backbone("bundled", device="cpu", with_text=False)
+    folder = tmp_path_factory.mktemp("clip")
+    write_clip(folder, "quick_gelu")
+    return load_backbone(str(folder), device="cpu", with_text=False)
+
+
+def steady(backbone: Backbone, pictures: Sequence[object], cache: FeatureCache | None = None) -> Tensor:
+    return extract(backbone, pictures, cache=cache, augmentation=AUGMENTATION, seed=3, steady=True).features
+
+
+def test_steady_features_depend_on_their_picture_alone(tower: Backbone, paths: list[Path], tmp_path: Path) -> None:
+    whole = steady(tower, paths)
+    # Among these are the vectors of other batches, which differ in the last bits.
+    cache = FeatureCache(tmp_path / "features")
+    for path in paths:
+        extract(tower, [path], cache=cache, augmentation=AUGMENTATION, seed=3)
+    assert not torch.equal(extract(tower, paths, cache=cache, augmentation=AUGMENTATION, seed=3).features, whole)
+    for places in ([5], [3, 5, 0], [6, 1, 5, 2, 0, 4, 3], [2, 2, 4]):  # the cache is cold, lukewarm and warm
+        some = [paths[place] for place in places]
+        assert torch.equal(steady(tower, some), whole[places])
+        assert torch.equal(steady(tower, some, cache), whole[places])
+    alone = extract(tower, paths, cache=cache, seed=3, steady=True)
+    assert (alone.from_cache, torch.equal(alone.features[:, 0], whole[:, 0])) == (7, True)
+
+
+def test_steady_batches_are_always_full(backbone: Backbone, paths: list[Path], tmp_path: Path) -> None:
+    counting, cache = counted(backbone), FeatureCache(tmp_path / "features")
+    extract(counting, paths[:2], cache=cache, batch_size=3, steady=True)
+    result = extract(counting, paths, cache=cache, batch_size=3, steady=True)
+    assert counting.sizes == [3, 3, 3, 3]  # two pictures, then one, three and one
+    assert result.from_cache == 2
+    torch.testing.assert_close(result.features, extract(backbone, paths).features, atol=1e-5, rtol=0)
+    # Who does not ask for steadiness takes what is there; who asks for batches of another size does not.
+    assert extract(backbone, paths, cache=cache, batch_size=3).from_cache == 7
+    assert extract(backbone, paths, cache=cache, batch_size=4, steady=True).from_cache == 0
+
+
+def test_each_kind_of_device_has_features_of_its_own(backbone: Backbone) -> None:
+    def on(kind: str, dtype: torch.dtype) -> Backbone:
+        return dataclasses.replace(backbone, vision=copy.deepcopy(backbone.vision)).in_precision(dtype).to(torch.device(kind))
+
+    kinds = [on(kind, dtype) for kind in ("cpu", "meta") for dtype in (torch.float32, torch.bfloat16)]
+    assert kinds[0].features_key == backbone.fingerprint
+    assert len({one.features_key for one in kinds}) == 4
+    assert [one.precision for one in kinds] == ["fp32", "bf16", "fp32", "bf16"]

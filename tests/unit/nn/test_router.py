@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from promptmix.nn.classifier import Classifier, Router
 from promptmix.nn.router import mixture_logits, router_target, routing_weights
@@ -42,6 +45,24 @@ def test_the_mixture_is_the_weighted_mean_of_the_class_features(renormalise: boo
             if renormalise:
                 mean = functional.normalize(mean, dim=-1)
             torch.testing.assert_close(logits[image, class_], 10.0 * images[image] @ mean)
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_nothing_grows_with_images_and_classes_and_pairs_of_experts(renormalise: bool) -> None:
+    images, features = unit(40, WIDTH), unit(EXPERTS, 30, WIDTH, seed=2)
+    weights = routing_weights(torch.randn(40, EXPERTS, dtype=torch.float64, generator=torch.Generator().manual_seed(3)), 2)
+    sizes: list[int] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            if isinstance(made, Tensor):
+                sizes.append(made.numel())
+            return made
+
+    with Watch():
+        mixture_logits(images, features, weights, 10.0, renormalise)
+    assert max(sizes) == 40 * EXPERTS * 30
 
 
 def test_the_order_of_the_experts_means_nothing() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from promptmix.errors import ConfigError
-from promptmix.methods.registry import method_class
+from promptmix.methods.registry import METHODS, method_class
 from promptmix.protocols import contenders
 from promptmix.protocols.contenders import (
     Contender,
@@ -43,15 +43,30 @@ def test_a_file_that_ships_can_be_used_and_says_what_it_is(path: Path) -> None:
 
 @pytest.mark.parametrize("recipes", ["bundled", "field"])
 @pytest.mark.parametrize("protocol", ["few-shot", "base-to-new", "cross-dataset", "domain"])
-def test_every_protocol_has_contenders(protocol: str, recipes: str) -> None:
-    found = {one.label for one in read_contenders(recipes, protocol, None)}
-    assert {"zero-shot", "coop", "mocoop", "linear-probe"} <= found
+def test_every_protocol_has_every_method(protocol: str, recipes: str) -> None:
+    """Under its own name; what else there is has a method's name and more."""
+    found = {one.label: one.method for one in read_contenders(recipes, protocol, None)}
+    without: set[str] = set()  # methods that a set leaves out on purpose
+    assert {label for label, method in found.items() if label == method} == METHODS.keys() - without
+    assert all(label.startswith(method) for label, method in found.items())
 
 
-def test_what_compare_takes_unless_told_otherwise_is_there() -> None:
+@pytest.mark.parametrize("recipes", ["bundled", "field"])
+def test_what_compare_takes_unless_told_otherwise_is_there(recipes: str) -> None:
     wanted = PROTOCOLS["compare"].contenders
     assert wanted is not None
-    assert [one.label for one in read_contenders("bundled", "few-shot", wanted)] == list(wanted)
+    assert [one.label for one in read_contenders(recipes, "few-shot", wanted)] == list(wanted)
+
+
+@pytest.mark.parametrize("protocol", ["few-shot", "base-to-new", "cross-dataset", "domain"])
+def test_the_mixture_stands_beside_what_its_published_code_does(protocol: str) -> None:
+    """The two differ in what was corrected, and the released code alone is told the names of new classes."""
+    ours, released = read_contenders("field", protocol, ["mocoop", "mocoop-as-released"])
+    assert ours.new_class_names is False
+    assert released.new_class_names == (protocol == "base-to-new")
+    assert (ours.options, released.options) == ({}, {"preset": "as_released"})
+    same = {"label": "", "options": {}, "new_class_names": False}
+    assert ours.model_copy(update=same) == released.model_copy(update=same)
 
 
 def test_names_come_in_the_order_in_which_they_are_asked_for() -> None:
@@ -114,6 +129,8 @@ def test_a_data_set_has_its_own_words_and_they_are_marked() -> None:
         "a recipe of its own for dtd: epochs",
         "a template picked by hand for dtd: '{} texture.'",
     ]
+    changed = one.model_copy(update={"by_data": {"dtd": contenders.Changes(options={"template": "a {}."})}})
+    assert changed.notes_for("dtd", "{} texture.") == ["template picked by hand for dtd"]
     told = one.model_copy(update={"options": {"template": "a {}."}})
     assert told.options_for("dtd", "{} texture.") == {"template": "a {}."}
     assert told.notes_for("flowers", "a flower {}.") == []
@@ -151,3 +168,12 @@ def test_another_number_of_epochs_goes_before_every_other() -> None:
     )
     (changed,) = with_overrides([one], ["recipe.epochs=2"])
     assert changed.recipe_for("dtd") == changed.recipe == {"epochs": 2, "rate": 0.01}
+
+
+def test_what_is_asked_for_goes_before_what_a_file_says_of_a_data_set() -> None:
+    own = contenders.Changes(recipe={"averaging_mean": 45.0, "rate": 0.1}, options={"text_depth": 3})
+    one = Contender(label="a", method="promptsrc", by_data={"dtd": own})
+    (changed,) = with_overrides([one], ["recipe.averaging_mean=7", "method.text_depth=2"])
+    assert changed.recipe_for("dtd") == {"averaging_mean": 7, "rate": 0.1}
+    assert changed.options_for("dtd", None) == {"text_depth": 2}
+    assert one.by_data == {"dtd": own}

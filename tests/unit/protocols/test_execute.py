@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from tests.backbone_files import write_clip
 
 from promptmix.backbones.base import Backbone
@@ -28,6 +32,8 @@ from promptmix.protocols.base import Plan
 from promptmix.protocols.datasets import open_data
 from promptmix.protocols.execute import Workbench, execute, is_finished, run_folder
 from promptmix.protocols.make_plan import make_plan
+from promptmix.training.checkpoint import read_checkpoint, write_checkpoint
+from promptmix.training.loop import Taken
 
 from .conftest import QUICK
 
@@ -60,9 +66,10 @@ def _hook() -> None:
 def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     _watch.events = []
 
-    def learn(*arguments: Any, **named: Any) -> None:
-        learn_it(*arguments, **named)
+    def learn(*arguments: Any, **named: Any) -> Taken:
+        taken = learn_it(*arguments, **named)
         _watch.events.append("learnt")
+        return taken
 
     learn_it = module.learn
     monkeypatch.setattr(module, "learn", learn)
@@ -257,6 +264,32 @@ def test_what_learns_nothing_has_the_words_of_each_data_set(
     assert zero_shot.measures == zero_shot.zero_shot == coop.zero_shot
     assert "a template picked by hand for plain: 'a neon sign of a {}.'" in zero_shot.notes
     assert "a template picked by hand for plain: 'a neon sign of a {}.'" not in coop.notes
+    # It is not said twice, and what the result records is that of the source.
+    assert not any("was measured with" in note for note in zero_shot.notes)
+
+
+def test_what_a_part_was_measured_with_stands_beside_it_where_it_is_not_what_the_result_records(
+    backbone: Backbone, split_photos: Path, plain_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The options of a result are those for the source, whose template another data set may not have."""
+    monkeypatch.setattr(datasets.OwnPictures, "template", "a neon sign of a {}.")
+    (tmp_path / "words.yaml").write_text("method: ensemble\nby_data: {plain: {options: {bank: lasp}}}\n")
+    plan = make_plan(
+        "cross-dataset",
+        backbone,
+        data=[str(split_photos), str(plain_photos)],
+        methods=["zero-shot", str(tmp_path / "words.yaml"), "coop"],
+        shots=[1],
+        seeds=[1],
+        overrides=QUICK,
+    )
+    zero_shot, ensemble, coop = (execute(plan, run, Workbench(backbone=backbone)) for run in plan.runs)
+    assert zero_shot.config["options"]["template"] == "a neon sign of a {}."
+    assert [note for note in zero_shot.notes if "was measured with" in note] == [
+        "plain was measured with template 'a photo of a {}.'"
+    ]
+    assert [note for note in ensemble.notes if "was measured with" in note] == ["plain was measured with bank 'lasp'"]
+    assert not any("was measured with" in note for note in coop.notes)
 
 
 def test_pictures_that_were_listed_otherwise_are_not_those_of_the_plan(
@@ -317,11 +350,43 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
         if stage == "training":
             steps.append(done)
 
+    path = folder / "checkpoint.safetensors"
+    with safe_open(path, framework="pt") as file:
+        key = json.loads(file.metadata()["state"])["run_key"]
+    write_checkpoint(path, dataclasses.replace(read_checkpoint(path, key), seconds=5000.0, peak_memory_bytes=2**60))
     resumed = execute(plan, run, Workbench(backbone=backbone), tmp_path / "cut", watch)
+    assert 5000 < resumed.seconds["training"] < resumed.seconds["all"] < 5500
+    assert resumed.peak_memory_bytes == 2**60
     assert steps[0] == 18
     whole = execute(plan, run, Workbench(backbone=backbone), tmp_path / "whole")
     assert resumed.measures == whole.measures
     assert (folder / "log.jsonl").read_bytes() == (run_folder(tmp_path / "whole", run) / "log.jsonl").read_bytes()
+
+
+def test_zero_shot_beside_a_run_is_not_on_its_clock(
+    small_plan: MakePlan, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = [0.0]
+    zero_shot = module._zero_shot
+
+    def slow(*arguments: Any) -> Any:
+        late[0] += 1000
+        return zero_shot(*arguments)
+
+    monkeypatch.setattr(module, "_zero_shot", slow)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late[0]))
+    plan = small_plan(methods=["coop"])
+    result = execute(plan, plan.runs[0], Workbench(backbone=backbone))
+    assert late[0] > 0
+    assert max(result.seconds.values()) < 1000
+    assert min(result.seconds.values()) >= 0
+
+
+def test_a_result_says_what_calculated_it(small_plan: MakePlan, backbone: Backbone) -> None:
+    plan = small_plan(methods=["coop"])
+    result = execute(plan, plan.runs[0], Workbench(backbone=backbone))
+    assert (result.device, result.precision, result.num_threads) == ("cpu", "fp32", torch.get_num_threads())
+    assert result.peak_device_memory_bytes is None
 
 
 def test_what_another_plan_left_is_not_gone_on_with(small_plan: MakePlan, backbone: Backbone, tmp_path: Path) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from promptmix.backbones.base import Backbone
 from promptmix.errors import CheckpointError, ConfigError, DataError
 from promptmix.protocols.base import Part, Plan, open_all, run_id, start_plan
 from promptmix.protocols.datasets import DataSpec
+from promptmix.protocols.execute import Workbench, execute
 from promptmix.protocols.make_plan import make_plan
 
 MakePlan = Callable[..., Plan]
@@ -21,13 +25,61 @@ MakePlan = Callable[..., Plan]
     ("pieces", "name"),
     [
         (("pictograms", "coop", 16, 1), "pictograms--coop--16-shots--seed-1"),
-        (("pictograms:neon", "zero-shot", None, 3), "pictograms-neon--zero-shot--seed-3"),
-        (("My Photos/2024", "CoOp, 4 words", 1, 0), "my-photos-2024--coop-4-words--1-shot--seed-0"),
-        (("..", "写真", 2, 1), "data--data--2-shots--seed-1"),
+        (("pictograms:neon", "zero-shot", None, 3), "pictograms-neon~428d7c41--zero-shot--seed-3"),
+        (("My Photos/2024", "CoOp, 4 words", 1, 0), "my-photos-2024~59a99ccd--coop-4-words~94ce24c3--1-shot--seed-0"),
+        (("..", "写真", 2, 1), "unnamed~411e1b03--unnamed~e3706b90--2-shots--seed-1"),
     ],
 )
 def test_the_name_of_a_run_is_fit_for_a_folder(pieces: tuple[str, str, int | None, int], name: str) -> None:
     assert run_id(*pieces) == name
+
+
+def test_two_runs_never_share_a_folder() -> None:
+    """Not even where a file system takes capital and small letters for the same, or where names are no Latin letters."""
+    names = [
+        "coop",
+        "CoOp",
+        "COOP",
+        "Фото",
+        "照片",
+        "写真",
+        "a b",
+        "a-b",
+        "a--b",
+        "-a-b",
+        "x" * 300,
+        "x" * 301,
+        "..",
+        ".",
+        "a.",
+        "é",
+        "e\u0301",
+    ]
+    ids = [run_id(data, contender, shots, 1) for data in names for contender in names for shots in (None, 1, 16)]
+    assert len({one.casefold() for one in ids}) == len(ids)
+    assert all(re.fullmatch("[a-z0-9._~-]{1,200}", one) for one in ids)
+    # Shots and seed are not taken for a part of a name, nor a name for them.
+    assert run_id("x", "a--16-shots", None, 1) != run_id("x", "a", 16, 1)
+
+
+def test_a_plan_with_two_runs_of_one_name_is_refused(small_plan: MakePlan) -> None:
+    plan = small_plan()
+    for same in (plan.runs[0].run_id, plan.runs[0].run_id.upper()):
+        twice = [plan.runs[0], plan.runs[1].model_copy(update={"run_id": same})]
+        values = {**plan.model_dump(mode="json"), "runs": [run.model_dump(mode="json") for run in twice]}
+        with pytest.raises(ValidationError, match="two runs are called"):
+            Plan.model_validate_json(json.dumps(values))
+
+
+def test_contenders_and_folders_that_differ_in_letters_only_have_runs_of_their_own(
+    small_plan: MakePlan, split_photos: Path, tmp_path: Path
+) -> None:
+    for folder in ("Фото", "照片"):
+        shutil.copytree(split_photos, tmp_path / "own" / folder)
+    (tmp_path / "mine.yaml").write_text("label: CoOp\nmethod: coop\n")
+    data = [str(tmp_path / "own" / folder) for folder in ("Фото", "照片")]
+    plan = small_plan(data=data, methods=["coop", str(tmp_path / "mine.yaml")])
+    assert len({run.run_id.casefold() for run in plan.runs}) == len(plan.runs) == 4
 
 
 def test_few_shot_is_every_contender_shots_and_seed(small_plan: MakePlan) -> None:
@@ -119,6 +171,30 @@ def test_a_run_is_another_when_anything_it_depends_on_is(small_plan: MakePlan, p
         keys(data=[str(plain_photos)], hold_out=0.4),
     ]
     assert len({key for found in others for key in found} | {usual}) == 7
+
+
+@pytest.mark.parametrize("place", ["options", "by_data"])
+def test_a_run_is_another_when_the_templates_in_the_file_of_its_bank_are(
+    small_plan: MakePlan, backbone: Backbone, tmp_path: Path, place: str
+) -> None:
+    bank, contender, out = tmp_path / "bank.yaml", tmp_path / "mine.yaml", tmp_path / "out"
+    bank.write_text('groups: [["a photo of a {}."], ["a drawing of a {}."]]')
+    options = {"method": "mocoop", "options": {"bank": str(bank)}}
+    if place == "by_data":
+        options = {"method": "mocoop", "by_data": {"split": {"options": {"bank": str(bank)}}}}
+    contender.write_text(json.dumps(options))
+    plan = start_plan(out, small_plan(methods=[str(contender), "coop"]), overwrite=False)
+    assert start_plan(out, small_plan(methods=[str(contender), "coop"]), overwrite=False) == plan
+    bank.write_text('groups: [["a photo of a {}."], ["a painting of a {}."]]')
+    changed = small_plan(methods=[str(contender), "coop"])
+    keys, others = ([one.run_key(run) for run in one.runs] for one in (plan, changed))
+    assert keys[0] != others[0]
+    assert keys[1] == others[1]
+    with pytest.raises(ConfigError, match="the templates that mine takes from a file were others"):
+        start_plan(out, changed, overwrite=False)
+    # Neither may a plan be gone on with whose file has changed since it was read.
+    with pytest.raises(DataError, match="the templates that mine takes from a file are not those of the plan any more"):
+        execute(plan, plan.runs[0], Workbench(backbone=backbone))
 
 
 def test_a_folder_belongs_to_one_plan(small_plan: MakePlan, tmp_path: Path) -> None:

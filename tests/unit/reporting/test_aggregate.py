@@ -33,11 +33,24 @@ def test_mean_and_sample_deviation_are_numpys() -> None:
     assert ours.deviation == pytest.approx(np.std(values, ddof=1))
 
 
-def test_one_value_has_no_deviation_and_equal_values_one_of_nothing() -> None:
-    assert (spread([0.5]).mean, spread([0.5]).deviation, spread([0.5]).count) == (0.5, None, 1)
-    assert spread([0.5, 0.5]).deviation == 0
-    assert spread([0.5]).interval is None
-    assert spread([0.5, 0.5]).interval == (0.5, 0.5)
+def test_what_does_not_vary_has_neither_deviation_nor_interval() -> None:
+    """Zero-shot gives the same for every seed: three times the same number are no proof that it is the true one."""
+    for values in ([0.5], [0.5, 0.5], [0.475] * 3):
+        found = spread(values)
+        assert found.mean == pytest.approx(values[0])
+        assert (found.deviation, found.interval, found.count) == (None, None, len(values))
+    # Differences of equal distances, which rounding makes unequal.
+    assert len({0.7 - 0.5, 0.8 - 0.6, 0.75 - 0.55}) > 1
+    constant = paired_difference({1: 0.7, 2: 0.8, 3: 0.75}, {1: 0.5, 2: 0.6, 3: 0.55}).difference
+    assert constant is not None
+    assert (constant.deviation, constant.interval, constant.count) == (None, None, 3)
+    assert spread([0.5, 0.5 + 1e-6]).interval is not None
+
+
+def test_a_difference_to_what_does_not_vary_has_an_interval() -> None:
+    found = paired_difference({1: 0.6, 2: 0.7, 3: 0.8}, dict.fromkeys((1, 2, 3), 0.5)).difference
+    assert found is not None
+    assert found.interval == pytest.approx(spread([0.1, 0.2, 0.3]).interval)
 
 
 def test_a_spread_cannot_be_changed() -> None:
@@ -60,9 +73,9 @@ def test_the_interval_of_three_values_by_hand() -> None:
 @given(st.lists(SHARES, min_size=2, max_size=12))
 def test_the_interval_is_scipys(values: list[float]) -> None:
     ours = spread(values)
-    assert ours.interval is not None
+    assert (ours.interval is None) == (max(values) - min(values) <= 1e-12)
     error = scipy.stats.sem(values)
-    if error > 1e-12:
+    if ours.interval is not None and error > 1e-12:
         theirs = scipy.stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=error)
         assert ours.interval == pytest.approx(theirs, abs=1e-9)
 

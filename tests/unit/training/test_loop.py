@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -25,7 +27,7 @@ from promptmix.structs import Batch, StepOutput
 from promptmix.training import loop
 from promptmix.training.feeds import CachedFeed
 from promptmix.training.fit import RunConfig, learn, prepare
-from promptmix.training.loop import StepReport, train
+from promptmix.training.loop import StepReport, Taken, train
 from promptmix.training.optim import averaging_weight, build_optimizer, rate_at
 
 CLASSES = ("anchor", "cat", "gear")
@@ -113,7 +115,7 @@ def by_hand(method: Linear, asked: Recipe) -> list[dict[str, Tensor]]:
 @EVERY
 def test_the_loop_is_the_short_one(name: str, backbone: Backbone) -> None:
     asked, ours, plain = recipe(name), Linear(backbone), Linear(backbone)
-    length = train(ours, asked, feed())
+    length = train(ours, asked, feed()).steps
     epochs = by_hand(plain, asked)
     assert ours.seen == plain.seen == list(range(length))
     expected = epochs[-1]
@@ -140,11 +142,11 @@ def stop_after(count: int) -> Any:
 @pytest.mark.parametrize("stop", [1, 3, 5, 9, 10])  # in an epoch, and at the end of one
 def test_a_resumed_run_is_the_uninterrupted_one(name: str, stop: int, backbone: Backbone, tmp_path: Path) -> None:
     whole, cut, resumed = (Linear(backbone) for _ in range(3))
-    length = train(whole, recipe(name), feed(), log_path=tmp_path / "whole.jsonl")
+    length = train(whole, recipe(name), feed(), log_path=tmp_path / "whole.jsonl").steps
     path, log = tmp_path / "checkpoint.safetensors", tmp_path / "log.jsonl"
     with pytest.raises(InterruptedRun, match="--resume"):
         train(cut, recipe(name), feed(), checkpoint_path=path, log_path=log, on_step=stop_after(stop))
-    assert train(resumed, recipe(name), feed(), checkpoint_path=path, log_path=log) == length
+    assert train(resumed, recipe(name), feed(), checkpoint_path=path, log_path=log).steps == length
     assert cut.seen + resumed.seen == list(range(length))
     for key, value in whole.learnt_state().items():
         assert torch.equal(value, resumed.learnt_state()[key]), key
@@ -189,11 +191,36 @@ def test_a_checkpoint_now_and_then_changes_nothing(backbone: Backbone, tmp_path:
     assert all(torch.equal(value, kept.learnt_state()[key]) for key, value in whole.learnt_state().items())
 
 
+def test_seconds_and_memory_are_those_of_all_legs(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from promptmix.training.checkpoint import read_checkpoint
+
+    clock, held = [1000.0], [700]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(loop, "peak_memory_bytes", lambda: held[0])
+    path, asked = tmp_path / "checkpoint.safetensors", recipe("SGD by epoch")
+
+    def step_of_ten_seconds(report: StepReport, stop: int = 0) -> None:
+        clock[0] += 10
+        stop_after(stop)(report)
+
+    for stop, peak in ((5, 700), (8, 500)):
+        held[0] = peak
+        with pytest.raises(InterruptedRun):
+            train(
+                Linear(backbone), asked, feed(), checkpoint_path=path, on_step=functools.partial(step_of_ten_seconds, stop=stop)
+            )
+        checkpoint = read_checkpoint(path, "")
+        assert (checkpoint.seconds, checkpoint.peak_memory_bytes) == (10 * stop, 700)
+        clock[0] += 5000  # nobody trained
+    taken = train(Linear(backbone), asked, feed(), checkpoint_path=path, on_step=step_of_ten_seconds)
+    assert taken == Taken(steps=12, seconds=120, earlier_seconds=80, peak_memory_bytes=700)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 9])
 def test_a_length_in_steps_is_kept_and_told(steps: int, backbone: Backbone, tmp_path: Path) -> None:
     method, told = Linear(backbone), list[StepReport]()
     asked = Recipe(steps=steps, schedule="step", batch_size=4, rate=0.1)
-    assert train(method, asked, feed(), log_path=tmp_path / "log.jsonl", on_step=told.append) == steps
+    assert train(method, asked, feed(), log_path=tmp_path / "log.jsonl", on_step=told.append).steps == steps
     assert method.seen == list(range(steps))
     assert [one.done for one in told] == list(range(1, steps + 1))
     assert {one.steps for one in told} == {steps}
