@@ -75,7 +75,10 @@ def train(
         Path | None, typer.Option(help="Split file of 'promptmix data split': who of SOURCE trains and who tests.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with method, options and recipe; see recipes/.")] = None,
-    method: Annotated[str | None, typer.Option(help="mocoop (the default), promptmix, coop, linear-probe, tip-adapter ...: docs/methods.md has them all.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="mocoop (the default), promptmix, coop, linear-probe, tip-adapter ...: docs/methods.md has them all."),
+    ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(
