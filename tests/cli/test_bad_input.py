@@ -252,7 +252,7 @@ def test_a_bad_test_picture_is_told_before_training(
     promptmix: Promptmix, photos: Path, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (copied / "cat" / "broken.png").write_bytes(b"no picture")
-    monkeypatch.setattr(training_run, "train", lambda *_, **__: pytest.fail("training had begun"))
+    monkeypatch.setattr(training_run, "learn", lambda *_, **__: pytest.fail("training had begun"))
     promptmix("train", photos, "--out", tmp_path / "out", "--test", copied).fails(4, "broken.png", "--skip-bad")
 
 
@@ -770,7 +770,7 @@ def test_out_of_memory(
     def no_memory(*_: object, **__: object) -> None:
         raise problem
 
-    monkeypatch.setattr(training_run, "train", no_memory)
+    monkeypatch.setattr(training_run, "learn", no_memory)
     promptmix("train", photos, "--out", tmp_path / "out").fails(6, "out of memory", "recipe.batch_size", "--device")
 
 

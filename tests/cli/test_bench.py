@@ -19,6 +19,7 @@ import pytest
 
 from promptmix.data.drawn_task import block_of_classes, draw_shots, draw_tests
 from promptmix.data.pictograms import UNSEEN_STYLES
+from promptmix.errors import CheckpointError, DataError
 
 Promptmix = Callable[..., Any]
 CLASSES = block_of_classes(0)[0][:4]
@@ -53,7 +54,7 @@ def test_a_bench_is_planned_run_and_reported(promptmix: Promptmix, pets: Path, t
     done.works()
     assert "zero-shot" in done.out and "coop" in done.out
     assert f"report: {tmp_path / 'out' / 'report'}" in done.out
-    assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == ["plan.json", "report", "runs"]
+    assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == [".lock", "plan.json", "report", "runs"]
     assert sorted(results_of(tmp_path / "out")) == [
         "pets--coop--1-shot--seed-1",
         "pets--coop--1-shot--seed-2",
@@ -162,7 +163,10 @@ def test_failed_runs_are_told_of_at_the_end(promptmix: Promptmix, pets: Path, tm
     for seed, line in zip((1, 2), lines[:2], strict=True):
         assert line.startswith(f"promptmix: pets--coop--8-shots--seed-{seed} failed (4): ")
         assert picture.name in line
-    assert lines[2] == "promptmix: 2 of 4 runs failed; the same command tries them again"
+        assert "--skip-bad" not in line and "take it away" in line and "promptmix data check" in line
+    assert lines[2] == "promptmix: 2 of 4 runs done; the same command goes on, and tries the 2 that failed again"
+    assert "2 of 4 runs have no result yet" in done.out
+    assert "2 of 4 runs have no result yet" in (tmp_path / "out" / "report" / "report.md").read_text(encoding="utf-8")
     assert promptmix(*arguments, "--quiet").err == done.err
     picture.write_bytes(content)
     promptmix(*arguments).works()
@@ -174,6 +178,7 @@ def test_what_cannot_be_asked_for(promptmix: Promptmix, pets: Path, tmp_path: Pa
     for arguments, code, words in (
         (["few-shot", "--shots", "0", *out], 2, ("--shots",)),
         (["few-shot", "--seeds", "1;2", *out], 2, ("--seeds", "commas")),
+        (["few-shot", "--seeds", "99999999999999999999", *out], 2, ("--seeds", "0 to", "2^63-1")),
         (["few-shot", "--hold-out", "1.5", *out], 2, ("--hold-out",)),
         (["few-shots", *out], 2, ("No such command",)),
     ):
@@ -181,6 +186,12 @@ def test_what_cannot_be_asked_for(promptmix: Promptmix, pets: Path, tmp_path: Pa
         assert done.code == code, done
         assert all(word in done.err for word in words), done
     promptmix("bench", "few-shot", "--data", tmp_path / "none", *out).fails(4, "none")
+    promptmix("bench", "few-shot", "--data", "", *out).fails(3, "name is empty", "a folder")
+    for wish in ([], ["--dry-run"]):
+        asked = ["--data", pets, "--methods", "coop", "--baseline", "cop", *wish]
+        promptmix("bench", "few-shot", *asked, *out).fails(
+            3, "--baseline 'cop'", "did you mean 'coop'", "Allowed: zero-shot, coop"
+        )
     promptmix("bench", "few-shot", "--data", pets / "train", *out).fails(3, "no test part", "--hold-out")
     promptmix("bench", "few-shot", "--data", "dtd", *out).fails(3, "--root")
     promptmix("bench", "few-shot", "--data", "dtd", "--root", tmp_path, *out).fails(4, "DTD")
@@ -194,6 +205,94 @@ def test_what_cannot_be_asked_for(promptmix: Promptmix, pets: Path, tmp_path: Pa
     (tmp_path / "thesis.txt").write_text("mine")
     promptmix("bench", "few-shot", "--data", pets, "--methods", "coop", "--out", tmp_path).fails(4, "no bench's", "--out")
     assert not (tmp_path / "out").exists()
+
+
+def test_overwrite_throws_away_what_a_bench_has_made_and_nothing_else(promptmix: Promptmix, pets: Path, tmp_path: Path) -> None:
+    arguments = ["bench", "few-shot", "--data", pets, "--methods", "zero-shot", "--seeds", "1", *QUICK, "--overwrite"]
+    other, out = tmp_path / "other", tmp_path / "out"
+    (other / "runs" / "mine").mkdir(parents=True)
+    (other / "report").mkdir()
+    for path in (other / "plan.json", other / "runs" / "mine" / "result.json", other / "report" / "thesis.txt"):
+        path.write_text('{"format": "of another program"}')
+    before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
+    refused = promptmix(*arguments, "--out", other)
+    refused.fails(4, "no bench's", "choose another folder")
+    assert "--overwrite" not in refused.err
+    assert {path: path.read_bytes() for path in other.rglob("*") if path.is_file()} == before
+    promptmix(*arguments, "--out", out).works()
+    mine = [out / "runs" / "mine.txt", out / "runs" / "mine" / "result.json", out / "report" / "mine.txt"]
+    mine += [out / "runs" / "pets--zero-shot--seed-1" / "mine.txt"]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("a person's")
+    promptmix(*arguments, "--seeds", "2", "--out", out).works()
+    assert all(path.read_text() == "a person's" for path in mine)
+    assert sorted(results_of_plan(out)) == ["pets--zero-shot--seed-2"]
+    assert [entry.name for entry in (out / "runs" / "pets--zero-shot--seed-1").iterdir()] == ["mine.txt"]
+
+
+def results_of_plan(out: Path) -> list[str]:
+    """The folders of the runs that have a result of a bench."""
+    return [path.parent.name for path in out.glob("runs/*/result.json") if "promptmix-bench-result" in path.read_text()]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no flock")
+def test_two_benches_do_not_work_in_one_folder(promptmix: Promptmix, pets: Path, tmp_path: Path) -> None:
+    import fcntl
+
+    arguments = ["bench", "few-shot", "--data", pets, "--methods", "zero-shot", "--seeds", "1", *QUICK, "--out", tmp_path / "out"]
+    promptmix(*arguments).works()
+    with (tmp_path / "out" / ".lock").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        promptmix(*arguments, "--overwrite").fails(4, "another bench is at work in", "wait for it or choose another folder")
+        assert results_of_plan(tmp_path / "out")
+    promptmix(*arguments, "--overwrite").works()
+
+
+def test_a_report_is_of_the_runs_of_the_plan(promptmix: Promptmix, pets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["bench", "few-shot", "--data", pets, "--methods", "zero-shot", "--seeds", "1,2", *QUICK, "--out", out]
+    promptmix(*arguments).works()
+    runs = out / "runs"
+    (runs / "pets--zero-shot--seed-2").rename(runs / "of-another-plan")
+    (runs / "pets--zero-shot--seed-1" / "failed.json").write_text('{"message": "long ago"}')
+    done = promptmix("bench", "report", out)
+    done.works()
+    assert "1 of 2 runs have no result yet" in done.out
+    said = json.loads(promptmix("bench", "report", out, "--json").out)
+    assert [one["run_id"] for one in said["results"]] == ["pets--zero-shot--seed-1"]
+    assert said["failed"] == {}
+    # What is no measurement is done again.
+    result = runs / "pets--zero-shot--seed-1" / "result.json"
+    broken = json.loads(result.read_text())
+    whole = broken["measures"]["test"]["accuracy"]
+    broken["measures"]["test"]["accuracy"] = 1.5
+    result.write_text(json.dumps(broken))
+    promptmix("bench", "report", out).fails(CheckpointError.exit_code, str(result))
+    promptmix(*arguments).works()
+    assert json.loads(result.read_text())["measures"]["test"]["accuracy"] == whole
+
+
+def test_where_all_runs_failed_json_says_why(
+    promptmix: Promptmix, pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the disk was too full to write it down."""
+    from promptmix.protocols import runner
+
+    def full(*_: Any) -> None:
+        raise DataError("no disk space left")
+
+    monkeypatch.setattr(runner, "execute", full)
+    arguments = ["bench", "few-shot", "--data", pets, "--methods", "zero-shot", "--seeds", "1", *QUICK, "--json"]
+    done = promptmix(*arguments, "--out", tmp_path / "first")
+    assert json.loads(done.out)["failed"] == {"pets--zero-shot--seed-1": "no disk space left"}
+    monkeypatch.setattr(runner, "write_json", full)
+    done = promptmix(*arguments, "--out", tmp_path / "second")
+    assert done.code == 1
+    said = json.loads(done.out)
+    assert (said["results"], said["failed"]) == ([], {"pets--zero-shot--seed-1": "no disk space left"})
+    assert "0 of 1 runs done; the same command goes on" in done.err
+    assert "could not be written down" in done.err
 
 
 def command(pets: Path, out: Path, *options: str, often: bool = False) -> list[str]:

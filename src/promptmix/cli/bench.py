@@ -138,6 +138,6 @@ def _numbers(option: str, text: str, least: int) -> list[int]:
         numbers = [int(word) for word in text.split(",")]
     except ValueError:
         numbers = []
-    if not numbers or min(numbers) < least:
-        raise typer.BadParameter(f"{option} {text!r}: give whole numbers of {least} or more, with commas between them")
+    if not numbers or min(numbers) < least or max(numbers) >= 2**63:
+        raise typer.BadParameter(f"{option} {text!r}: give whole numbers, {least} to 2^63-1, with commas between them")
     return numbers

@@ -18,7 +18,7 @@ from promptmix.cli.output import progress
 from promptmix.errors import ConfigError, DataError, PromptMixError
 from promptmix.evaluation.results import BenchResult, read_bench_result
 from promptmix.features.cache import FeatureCache
-from promptmix.protocols.base import Plan, start_plan
+from promptmix.protocols.base import Plan, alone_in, planned_run_ids, start_plan
 from promptmix.protocols.compare import recommend
 from promptmix.protocols.estimate import estimate_plan, seconds_for_pictures
 from promptmix.protocols.make_plan import make_plan
@@ -50,7 +50,7 @@ def bench(
     settings: list[str],
     json_output: bool,
 ) -> None:
-    for folder in data:
+    for folder in filter(None, data):
         pictures = Path(folder).expanduser().resolve()
         if pictures.is_dir() and out.expanduser().resolve().is_relative_to(pictures):
             raise ConfigError(f"--out {out} lies in {folder}, among the pictures; choose a folder elsewhere")
@@ -70,27 +70,52 @@ def bench(
         precision=precision,
         overrides=settings,
         threads=max(1, torch.get_num_threads() // jobs),
+        baseline=baseline,
     )
     if dry_run:
         _estimate(plan, backbone, jobs, json_output)
         return
-    plan = start_plan(out, plan, overwrite)
-    with progress() as on_progress:
-        failures = run_plan(
-            plan, out, backbone, described, jobs=jobs, device=device, cache=FeatureCache(), on_progress=on_progress
-        )
-    for failure in failures:
-        logger.error("%s failed (%d): %s", failure.run_id, failure.exit_code, failure.message)
-    if len(failures) < len(plan.runs):
-        report(out, baseline, json_output)
+    with alone_in(out):
+        plan = start_plan(out, plan, overwrite)
+        with progress() as on_progress:
+            failures = run_plan(
+                plan, out, backbone, described, jobs=jobs, device=device, cache=FeatureCache(), on_progress=on_progress
+            )
+        for failure in failures:
+            logger.error("%s failed (%d): %s", failure.run_id, failure.exit_code, failure.message)
+        try:
+            results, failed = _read_results(out)
+            # The disk may have been too full for what a run would have left to tell why it failed.
+            failed |= {failure.run_id: failure.message for failure in failures}
+            if results or json_output:
+                _report(out, results, failed, baseline, json_output)
+        except PromptMixError as problem:
+            if not failures:
+                raise
+            logger.error("no report: %s", problem)
     if failures:
-        raise PromptMixError(f"{len(failures)} of {len(plan.runs)} runs failed; the same command tries them again")
+        done = len(plan.runs) - len(failures)
+        raise PromptMixError(
+            f"{done} of {len(plan.runs)} runs done; the same command goes on, and tries the {len(failures)} that failed again"
+        )
 
 
 def report(out: Path, baseline: str, json_output: bool) -> None:
+    if not (out / "runs").is_dir():
+        raise DataError(f"{out} holds no bench; make one with promptmix bench few-shot --out {shlex.quote(str(out))}")
     results, failed = _read_results(out)
-    write_report(results, out / "report", baseline, failed)
-    recommendations = recommend(results) if results[0].protocol == "compare" else []
+    if results or json_output:
+        _report(out, results, failed, baseline, json_output)
+    if not results:
+        raise DataError(f"no run in {out} has a result yet; the command that began it goes on")
+
+
+def _report(out: Path, results: list[BenchResult], failed: dict[str, str], baseline: str, json_output: bool) -> None:
+    """Write the report of some results and print its short form; without a result there is JSON alone."""
+    unfinished = _unfinished(out, results)
+    if results:
+        write_report(results, out / "report", baseline, failed, unfinished)
+    recommendations = recommend(results) if results and results[0].protocol == "compare" else []
     if json_output:
         said = {
             "results": [result.model_dump(mode="json") for result in results],
@@ -102,20 +127,34 @@ def report(out: Path, baseline: str, json_output: bool) -> None:
         print(json.dumps(said))
         return
     print(report_text(results, baseline, failed))
+    if unfinished:
+        print(unfinished)
     for one in recommendations:
         print(one.text())
     print(f"report: {out / 'report'}")
 
 
 def _read_results(out: Path) -> tuple[list[BenchResult], dict[str, str]]:
-    """The results of a bench, and why other runs gave none, in the order of their folders."""
-    if not (out / "runs").is_dir():
-        raise DataError(f"{out} holds no bench; make one with promptmix bench few-shot --out {shlex.quote(str(out))}")
-    results = [read_bench_result(path) for path in sorted((out / "runs").glob("*/result.json"))]
-    failed = {path.parent.name: _message_of(path) for path in sorted((out / "runs").glob("*/failed.json"))}
-    if not results:
-        raise DataError(f"no run in {out} has a result yet; the command that began it goes on")
+    """The results of the runs of a bench's plan, and why others gave none, in the order of their folders; without a plan, of all runs."""
+    planned = planned_run_ids(out)
+    folders = [path for path in sorted((out / "runs").glob("*")) if planned is None or path.name in planned]
+    results = [read_bench_result(path / "result.json") for path in folders if (path / "result.json").is_file()]
+    # Beside a result it is of an earlier start.
+    failed = {
+        path.name: _message_of(path / "failed.json")
+        for path in folders
+        if (path / "failed.json").is_file() and not (path / "result.json").is_file()
+    }
     return results, failed
+
+
+def _unfinished(out: Path, results: list[BenchResult]) -> str:
+    """How many runs of the plan have no result; empty where all have one, or where there is no plan."""
+    planned = planned_run_ids(out) or []
+    lacking = len(planned) - len(results)
+    return (
+        f"{lacking} of {len(planned)} runs have no result yet; the command that began the bench goes on." if lacking > 0 else ""
+    )
 
 
 def _message_of(path: Path) -> str:

@@ -8,10 +8,10 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 import promptmix
 from promptmix.config import StrictModel
@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 
+_PHASES = ("features", "training", "evaluation", "all")
+_SO_AGAIN = "the command that began the bench does this run again"
 _NUMBERS = re.compile(r"\[\n[-+.\deE,\s]+\]")
 
 
@@ -108,6 +110,23 @@ class BenchResult(StrictModel):
     notes: list[str]
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Measured(StrictModel):
+    """What :class:`~promptmix.evaluation.metrics.Metrics` can be."""
+
+    num_pictures: int = Field(ge=1)
+    num_classes: int = Field(ge=1)
+    accuracy: Share
+    accuracy_per_class_mean: Share
+    per_class: dict[str, Share | None]
+    expected_calibration_error: Share
+    negative_log_likelihood: float
+    calibration: list[list[float]]
+    confusion: list[list[int]]
+
+
 def write_result(path: Path, result: RunResult | BenchResult) -> None:
     """Write a result whole or not at all."""
     text = result.model_dump_json(indent=2)
@@ -131,12 +150,19 @@ def read_bench_result(path: Path) -> BenchResult:
     """Read the result of one run of a protocol, strictly.
 
     Raises:
-        CheckpointError: the file is missing or is not a whole result.
+        CheckpointError: the file is missing, is not a whole result of the present version, or holds numbers that no measurement gives.
     """
     try:
-        return BenchResult.model_validate_json(path.read_bytes())
+        result = BenchResult.model_validate_json(path.read_bytes())
+        for metrics in (*result.measures.values(), *result.zero_shot.values()):
+            if metrics is not None:
+                _Measured.model_validate(metrics)
     except (OSError, ValidationError) as problem:
-        raise CheckpointError(f"{path} is not a whole result; remove it and run the protocol again") from problem
+        raise CheckpointError(f"{path} is not a whole result; {_SO_AGAIN}") from problem
+    lacking = [name for name in _PHASES if name not in result.seconds]
+    if lacking or "format" not in result.model_fields_set:
+        raise CheckpointError(f"{path} is not a whole result: it has no {[*lacking, 'format'][0]}; {_SO_AGAIN}")
+    return result
 
 
 def peak_memory_bytes() -> int:

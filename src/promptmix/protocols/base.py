@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import re
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -15,13 +17,35 @@ from promptmix.config import StrictModel
 from promptmix.errors import CheckpointError, ConfigError, DataError
 from promptmix.protocols.contenders import Contender
 from promptmix.protocols.datasets import DataSource, DataSpec, open_data
+from promptmix.reporting.bench_report import remove_report
 from promptmix.runtime import short_hash, write_text, writing
 
-__all__ = ["Classes", "Data", "Part", "Plan", "PlannedRun", "open_all", "run_id", "runs_of", "start_plan"]
+try:
+    import fcntl
+except ImportError:  # only POSIX has it
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = [
+    "Classes",
+    "Data",
+    "Part",
+    "Plan",
+    "PlannedRun",
+    "alone_in",
+    "open_all",
+    "planned_run_ids",
+    "run_id",
+    "runs_of",
+    "start_plan",
+]
 
 Classes = Literal["all", "base", "new"]
 
 _LONGEST_PIECE = 60  # letters of a name in the name of a run: few file systems take more than 255 in all
+_LOCK = ".lock"
+_SAYS_WHOSE_RUN = ("run.json", "result.json", "failed.json")
+_OWN_FILES = (*_SAYS_WHOSE_RUN, "log.jsonl", "checkpoint.safetensors")
+_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class Data(StrictModel):
@@ -167,10 +191,7 @@ def start_plan(out: Path, plan: Plan, overwrite: bool) -> Plan:
         CheckpointError: the plan there is damaged.
     """
     path = out / "plan.json"
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file; choose a folder with --out")
-    if out.is_dir() and any(out.iterdir()) and not path.is_file():
-        raise DataError(f"{out} holds files that are no bench's; nothing there is overwritten, choose another folder with --out")
+    _refuse_others(out)
     if path.is_file():
         there = None if overwrite else _read_plan(path)
         if there is not None and there == plan.model_copy(update={"threads": there.threads}):
@@ -181,10 +202,85 @@ def start_plan(out: Path, plan: Plan, overwrite: bool) -> Plan:
                 " what is there"
             )
         with writing(out):
-            for name in ("runs", "report"):
-                shutil.rmtree(out / name, ignore_errors=True)
+            _remove_runs(out / "runs")
+            remove_report(out / "report")
     write_text(path, plan.model_dump_json(indent=2) + "\n")
     return plan
+
+
+@contextlib.contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Within the block no other bench works in the folder, which is made where it is missing. The system lets go of the lock when the
+    process ends, however that comes; where there are no such locks there is none.
+
+    Raises:
+        DataError: another bench is at work there, the folder is not a bench's, or it cannot be written.
+    """
+    _refuse_others(out)
+    if fcntl is None:
+        yield
+        return
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        # Nothing is ever written into it, so that a file of this name that is a person's stays as it is.
+        handle = os.open(out / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as problem:
+            raise DataError(f"another bench is at work in {out}; wait for it or choose another folder") from problem
+        except OSError as problem:
+            if problem.errno not in _NO_LOCKS_HERE:
+                raise
+        yield
+    finally:
+        os.close(handle)
+
+
+def planned_run_ids(out: Path) -> list[str] | None:
+    """The names of the runs of the plan in a folder, in its order, whatever its version; None where it cannot be read."""
+    said = _said_by(out / "plan.json", "promptmix-plan-")
+    try:
+        return None if said is None else [str(run["run_id"]) for run in said["runs"]]
+    except (KeyError, TypeError):
+        return None
+
+
+def _refuse_others(out: Path) -> None:
+    """Raise where a folder holds something, but no plan of a bench."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; choose a folder with --out")
+    is_used = out.is_dir() and any(entry.name != _LOCK for entry in out.iterdir())
+    if is_used and _said_by(out / "plan.json", "promptmix-plan-") is None:
+        raise DataError(f"{out} holds files that are no bench's; nothing there is overwritten, choose another folder with --out")
+
+
+def _remove_runs(runs: Path) -> None:
+    """Remove what runs have written, and folders that are empty then; what lies beside it stays."""
+    if runs.is_symlink() or not runs.is_dir():
+        return
+    for folder in [entry for entry in runs.iterdir() if entry.is_dir() and not entry.is_symlink()]:
+        if any(_said_by(folder / name, "promptmix-bench-") is not None for name in _SAYS_WHOSE_RUN):
+            # Of a write that was cut off a hidden file is left, which is named after what it was to become.
+            unfinished = [path for name in _OWN_FILES for path in folder.glob(f".{name}.*.tmp")]
+            for path in (*(folder / name for name in _OWN_FILES), *unfinished):
+                path.unlink(missing_ok=True)
+        _remove_if_empty(folder)
+    _remove_if_empty(runs)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _said_by(path: Path, kind: str) -> dict[str, Any] | None:
+    """What a JSON file says whose ``format`` begins with ``kind``; None where it is missing, damaged or of another kind."""
+    try:
+        said = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) and str(said.get("format")).startswith(kind) else None
 
 
 def _read_plan(path: Path) -> Plan:

@@ -111,6 +111,7 @@ def read_contenders(recipes: str, protocol: str, names: Iterable[str] | None, ov
         )
     # What is in the protocol's folder goes before what is for all protocols.
     there = {path.stem: path for place in (folder, folder / protocol) if place.is_dir() for path in sorted(place.glob("*.yaml"))}
+    spelt = {_as_spelt(name): path for name, path in there.items()}
     wanted = sorted(there) if names is None else list(names)
     if not wanted:
         raise ConfigError(
@@ -118,10 +119,9 @@ def read_contenders(recipes: str, protocol: str, names: Iterable[str] | None, ov
         )
     found = []
     for name in wanted:
-        known = name.lower().replace("_", "-")
-        path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else there.get(known)
+        path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else there.get(name) or spelt.get(_as_spelt(name))
         if path is None:
-            raise ConfigError(f"{recipes} has no contender {name!r} for {protocol}{did_you_mean(known, there)}")
+            raise ConfigError(f"{recipes} has no contender {name!r} for {protocol}{did_you_mean(_as_spelt(name), there)}")
         found.append(read_contender(path))
     found = with_overrides(found, overrides)
     for contender in found:
@@ -137,6 +137,8 @@ def read_contender(path: Path) -> Contender:
         ConfigError: the file is missing or says something that cannot be used; with the file's name.
     """
     contender = parse_config(Contender, {"label": path.stem, **read_yaml(path)}, f"contender {path}")
+    if not contender.label.strip():
+        raise ConfigError(f"contender {path}: its label is empty; give it one, or leave the line out to call it {path.stem!r}")
     check_contender(contender)
     return contender
 
@@ -204,6 +206,11 @@ def with_overrides(contenders: list[Contender], overrides: Iterable[str]) -> lis
         changed.append(parse_config(Contender, values, f"contender {contender.label!r}"))
         check_contender(changed[-1])
     return changed
+
+
+def _as_spelt(name: str) -> str:
+    """A name of a recipe without what people write in one way or another."""
+    return name.lower().replace("_", "-")
 
 
 def _shipped() -> Path:

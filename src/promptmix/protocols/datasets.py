@@ -54,7 +54,7 @@ class DataSource(abc.ABC):
         listing: hash of the classes and of the names and labels of all pictures; no picture is opened for it.
         tests_vary: whether the test pictures are others for every seed.
         num_training: how many pictures there are to learn from, before shots are drawn; None: as many as are asked for.
-        num_test: how many there are to measure on (for one seed).
+        test_counts: how many there are to measure on (for one seed), by class.
     """
 
     name: str
@@ -64,7 +64,12 @@ class DataSource(abc.ABC):
     listing: str
     tests_vary: bool
     num_training: int | None
-    num_test: int
+    test_counts: tuple[int, ...]
+
+    @property
+    def num_test(self) -> int:
+        """How many pictures there are to measure on (for one seed)."""
+        return sum(self.test_counts)
 
     @abc.abstractmethod
     def training(self, shots: int | None, seed: int) -> LabelledPictures:
@@ -98,8 +103,10 @@ def spec_of(source: str, root: str | None, hold_out: float | None, only_measured
     """What a person means by a source. With a ``root``, the name of a benchmark is that benchmark.
 
     Raises:
-        ConfigError: it is the name of a benchmark, and nobody said where benchmarks lie.
+        ConfigError: it is empty, or the name of a benchmark, and nobody said where benchmarks lie.
     """
+    if not source.strip():
+        raise ConfigError("a data set's name is empty; give a folder, an archive, a benchmark or 'pictograms'")
     if _is_pictograms(source):
         return DataSpec(source=source, only_measured=only_measured)
     there = Path(source).expanduser().exists()
@@ -145,7 +152,7 @@ class Pictograms(DataSource):
             self._styles = (variant,)
         self._per_style = 2 if variant == "seen" else 10
         self.listing = short_hash(*self.class_names, "styles", *self._styles)
-        self.num_test = len(self.class_names) * len(self._styles) * self._per_style
+        self.test_counts = (len(self._styles) * self._per_style,) * len(self.class_names)
 
     def training(self, shots: int | None, seed: int) -> LabelledPictures:
         if shots is None:
@@ -183,9 +190,9 @@ class OwnPictures(DataSource):
         if "val" in parts:
             self.notes = (f"the val part of {self._source} ({len(parts['val'])} pictures) was not used",)
         self.listing = _listing_of(parts)
-        held_out = sum(_num_held_out(count, self._hold_out) for count in self._train.counts())
-        self.num_test = held_out if self._test is None else len(self._test)
-        self.num_training = len(self._train) - (held_out if self._test is None else 0)
+        held_out = tuple(_num_held_out(count, self._hold_out) for count in self._train.counts())
+        self.test_counts = held_out if self._test is None else self._test.counts()
+        self.num_training = len(self._train) - (sum(held_out) if self._test is None else 0)
 
     def training(self, shots: int | None, seed: int) -> LabelledPictures:
         pictures = self._train if self._test is not None else self._dealt(seed)[0]
@@ -227,7 +234,7 @@ class MeasuredPictures(DataSource):
         self._test, self._source = parts[self._part], printable(source)
         self.class_names = self._test.class_names
         self.listing = _listing_of({self._part: self._test})
-        self.num_test = len(self._test)
+        self.test_counts = self._test.counts()
 
     def training(self, shots: int | None, seed: int) -> LabelledPictures:
         raise DataError(f"{self._source} is only measured on here; learn from another data set")
@@ -252,7 +259,7 @@ class BenchmarkPictures(DataSource):
         self._root, self.class_names = first.root, first.class_names
         self.listing = _listing_of(read.parts)
         self.num_training = len(read.parts["train"]) if "train" in read.parts else 0
-        self.num_test = len(read.parts["test"])
+        self.test_counts = read.parts["test"].counts()
 
     def training(self, shots: int | None, seed: int) -> LabelledPictures:
         if "train" not in self._parts:

@@ -175,6 +175,7 @@ def execute(
         places = classes_of(target, part.classes)
         kept, labels = _rows_of(tested.pictures, places)
         names = tuple(target.class_names[place] for place in places)
+        notes += _without_pictures(names, labels, "" if target.name == source.name else f"{target.name}: ")
         pictures = only_classes(tested.pictures, places, part.classes)
         descriptions[part.name] = pictures.description
         untrained = _zero_shot(part, target, names, tested, kept, labels, run.seed, bench)
@@ -299,6 +300,13 @@ def _shortages(training: LabelledPictures, shots: int | None) -> list[str]:
     counts = torch.bincount(torch.tensor(list(training.labels)), minlength=len(training.class_names)).tolist()
     short = [f"{name} ({count})" for name, count in zip(training.class_names, counts, strict=True) if count < shots]
     return [f"fewer than {shots} pictures, so all of them were learnt from: {listed(short)}"] if short else []
+
+
+def _without_pictures(names: tuple[str, ...], labels: Int[Tensor, "image"], where: str) -> list[str]:
+    """Which classes of a part have nothing to be measured on."""
+    counts = torch.bincount(labels, minlength=len(names)).tolist()
+    lacking = [name for name, count in zip(names, counts, strict=True) if count == 0]
+    return [f"{where}no test picture of {listed(lacking)}"] if lacking else []
 
 
 def _other_options(part: Part, recorded: MethodConfig, used: MethodConfig, target: DataSource) -> list[str]:

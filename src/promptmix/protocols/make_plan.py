@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptmix.backbones.base import Backbone
-from promptmix.errors import ConfigError
+from promptmix.errors import ConfigError, DataError, did_you_mean, listed
 from promptmix.methods.registry import build_method, method_class
 from promptmix.protocols import base_to_new, compare, cross_dataset, domain_generalization, few_shot
 from promptmix.protocols.base import Data, Plan, PlannedRun, open_all
 from promptmix.protocols.contenders import Contender, read_contenders
-from promptmix.protocols.datasets import PICTOGRAMS, DataSource, spec_of
+from promptmix.protocols.datasets import PICTOGRAMS, DataSource, classes_of, spec_of
+from promptmix.reporting.bench_runs import ZERO_SHOT
 
 __all__ = ["PROTOCOLS", "ProtocolRow", "make_plan"]
 
@@ -70,6 +71,7 @@ def make_plan(
     precision: str = "auto",
     overrides: Iterable[str] = (),
     threads: int = 1,
+    baseline: str = ZERO_SHOT,
 ) -> Plan:
     """The plan of a protocol.
 
@@ -78,6 +80,7 @@ def make_plan(
         methods, recipes: see :func:`~promptmix.protocols.contenders.read_contenders`; without ``recipes`` the published settings for
             benchmarks, the short ones for the bundled world and people's own pictures.
         threads: of each process.
+        baseline: the contender that reports compare all others with; zero-shot always can be, as every run measures it.
 
     Raises:
         ConfigError, DataError: something that was asked for is not there or cannot be used.
@@ -108,6 +111,11 @@ def make_plan(
             _logger.warning("left out %s: %s", one.label, problem)
         else:
             contenders[one.label], stands_for[one.label] = one, templates
+    if baseline not in (ZERO_SHOT, *contenders):
+        known = dict.fromkeys([ZERO_SHOT, *contenders])
+        raise ConfigError(f"--baseline {baseline!r} is no contender of this bench{did_you_mean(baseline, known)}")
+    runs = row.plan_runs(sources, contenders, shots or row.shots, seeds)
+    _refuse_parts_without_pictures(sources, runs)
     return Plan(
         protocol=protocol,
         backbone=backbone_name,
@@ -117,8 +125,17 @@ def make_plan(
         contenders=contenders,
         stands_for=stands_for,
         threads=threads,
-        runs=tuple(row.plan_runs(sources, contenders, shots or row.shots, seeds)),
+        runs=tuple(runs),
     )
+
+
+def _refuse_parts_without_pictures(sources: Mapping[str, DataSource], runs: Sequence[PlannedRun]) -> None:
+    for part in dict.fromkeys(part for run in runs for part in run.parts):
+        source = sources[part.data]
+        places = classes_of(source, part.classes)
+        if not any(source.test_counts[place] for place in places):
+            names = listed(source.class_names[place] for place in places)
+            raise DataError(f"{part.name} of {part.data} has no test picture at all ({names}); add pictures of these classes")
 
 
 def _closed_options(contender: Contender) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import torch
 
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
-from promptmix.errors import BackboneError, InterruptedRun, OutOfMemoryError
+from promptmix.errors import BackboneError, DataError, InterruptedRun, OutOfMemoryError
 from promptmix.features.cache import FeatureCache
 from promptmix.protocols.base import Plan, PlannedRun
 from promptmix.protocols.execute import Workbench, execute, is_finished, run_folder
@@ -261,6 +261,12 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 def _record(out: Path, run: PlannedRun, problem: BaseException, describe: Describe) -> Failure:
     """Write down why a run gave no result."""
     exit_code, message = describe(problem)
+    reason, skip_bad, _ = message.partition("; pass --skip-bad")
+    if skip_bad:
+        # A bench leaves no picture out: the pictures of its plan are what its results are of.
+        message = (
+            f"{reason}; mend the picture, or take it away and begin another bench; promptmix data check lists all such pictures"
+        )
     said = {
         "format": "promptmix-bench-failure",
         "run_id": run.run_id,
@@ -268,7 +274,10 @@ def _record(out: Path, run: PlannedRun, problem: BaseException, describe: Descri
         "message": message,
         "traceback": "".join(traceback.format_exception(problem)),
     }
-    write_json(run_folder(out, run) / "failed.json", said)
+    try:
+        write_json(run_folder(out, run) / "failed.json", said)
+    except (DataError, OSError) as unwritten:
+        _logger.error("why %s failed could not be written down: %s", run.run_id, unwritten)
     return Failure(run_id=run.run_id, exit_code=exit_code, message=message)
 
 

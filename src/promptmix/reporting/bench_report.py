@@ -18,7 +18,7 @@ from promptmix.reporting.bench_tables import LONG_HEADER, failed_table, long_row
 from promptmix.reporting.tables import as_latex, as_markdown, as_text, csv_text, markdown_text
 from promptmix.runtime import write_json, write_text, writing
 
-__all__ = ["ReportFiles", "report_text", "write_report"]
+__all__ = ["ReportFiles", "remove_report", "report_text", "write_report"]
 
 _FORMAT = "promptmix-report-1"
 _MANIFEST = "report.json"
@@ -60,7 +60,11 @@ def report_text(results: Sequence[BenchResult], baseline: str = ZERO_SHOT, faile
 
 
 def write_report(
-    results: Sequence[BenchResult], folder: Path, baseline: str = ZERO_SHOT, failed: Mapping[str, str] = _NO_FAILURE
+    results: Sequence[BenchResult],
+    folder: Path,
+    baseline: str = ZERO_SHOT,
+    failed: Mapping[str, str] = _NO_FAILURE,
+    unfinished: str = "",
 ) -> ReportFiles:
     """Write tables and plots of some results; an older report there is replaced as a whole, and nothing else is touched.
 
@@ -68,6 +72,7 @@ def write_report(
 
     Args:
         baseline, failed: as for :func:`report_text`.
+        unfinished: a sentence that stands before all tables where runs are still to come.
 
     Raises:
         DataError: there is no result; a file of the report's names is there that is no report's; or the folder cannot be written.
@@ -84,8 +89,8 @@ def write_report(
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
             plots = draw_plots(temporary, protocols)
-            write_text(temporary / "report.md", _markdown(protocols, plots, failed))
-            write_text(temporary / "report.tex", _latex(protocols, failed))
+            write_text(temporary / "report.md", _markdown(protocols, plots, failed, unfinished))
+            write_text(temporary / "report.tex", _latex(protocols, failed, unfinished))
             write_text(temporary / "results.csv", csv_text(LONG_HEADER, long_rows(protocols)))
             _replace(folder, temporary)
         finally:
@@ -96,6 +101,14 @@ def write_report(
         csv=folder / "results.csv",
         plots=tuple(folder / name for name in plots),
     )
+
+
+def remove_report(folder: Path) -> None:
+    """Remove the files of the report that is in a folder, and the folder where nothing else is in it."""
+    for name in sorted(_own_files(folder), key=lambda name: name == _MANIFEST):
+        (folder / name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _replace(folder: Path, made: Path) -> None:
@@ -127,8 +140,8 @@ def _own_files(folder: Path) -> set[str]:
     return {_MANIFEST, *names} if names and all(Path(name).name == name for name in names) else set()
 
 
-def _markdown(protocols: Sequence[ProtocolRuns], plots: Mapping[str, str], failed: Mapping[str, str]) -> str:
-    pieces = ["# Report of runs"]
+def _markdown(protocols: Sequence[ProtocolRuns], plots: Mapping[str, str], failed: Mapping[str, str], unfinished: str) -> str:
+    pieces = ["# Report of runs", *filter(None, [unfinished])]
     for runs in protocols:
         pieces += [f"## {_HEADINGS[runs.protocol]}", *(as_markdown(table) for table in tables_of(runs))]
         # Names of plots hold no sign that Markdown would take for something else.
@@ -140,8 +153,11 @@ def _markdown(protocols: Sequence[ProtocolRuns], plots: Mapping[str, str], faile
     return "\n\n".join(pieces) + "\n"
 
 
-def _latex(protocols: Sequence[ProtocolRuns], failed: Mapping[str, str]) -> str:
-    pieces = ["% Tables for \\input; they need no package. Names beyond Latin letters need LuaLaTeX or XeLaTeX."]
+def _latex(protocols: Sequence[ProtocolRuns], failed: Mapping[str, str], unfinished: str) -> str:
+    pieces = [
+        "% Tables for \\input; they need no package. Names beyond Latin letters need LuaLaTeX or XeLaTeX.",
+        *filter(None, [unfinished]),
+    ]
     for runs in protocols:
         pieces += [f"\\section*{{{_HEADINGS[runs.protocol]}}}", *(as_latex(table) for table in tables_of(runs))]
         if published := published_tables(runs):

@@ -141,9 +141,13 @@ def prepare(
     backbone: Backbone,
     cache: FeatureCache | None = None,
     more_class_names: Sequence[str] = (),
+    method: Method | None = None,
     on_progress: Progress = no_progress,
 ) -> Prepared:
     """Choose what the options leave open, on held-out training pictures; build the method; encode the training pictures.
+
+    Args:
+        method: built already from a config that leaves nothing open; else it is built here.
 
     Raises:
         ConfigError, DataError, BackboneError: see the message; among them a class without a readable picture.
@@ -154,7 +158,9 @@ def prepare(
     settled = settle_options(
         config, training, backbone=backbone, cache=cache, more_class_names=more_class_names, on_progress=on_progress
     )
-    method = build_method(config.method, settled.config.options, backbone, training.class_names, config.seed, more_class_names)
+    if method is None:
+        options = settled.config.options
+        method = build_method(config.method, options, backbone, training.class_names, config.seed, more_class_names)
 
     # Each picture once, from the cache where it was seen before.
     uses_views = (kind.learns == "by gradient" and not _is_live(method, config)) or kind.learns_from_views

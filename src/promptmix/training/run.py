@@ -96,6 +96,9 @@ def run(
     settled = settle_options(
         config, training, backbone=backbone, cache=cache, more_class_names=more_class_names, on_progress=on_progress
     )
+    # What is wrong with options or names is told before anything is written.
+    options = settled.config.options
+    method = build_method(config.method, options, backbone, training.class_names, config.seed, more_class_names)
     replaces = out is not None and not resumes and (out / "run.json").is_file()
     if out is not None and not resumes and not replaces:
         if resume:
@@ -105,9 +108,14 @@ def run(
     # Image features: those of the test pictures are made before the training too. What is wrong with one should not wait for its end.
     begun = time.monotonic()
     prepared = prepare(
-        settled.config, training, backbone=backbone, cache=cache, more_class_names=more_class_names, on_progress=on_progress
+        settled.config,
+        training,
+        backbone=backbone,
+        cache=cache,
+        more_class_names=more_class_names,
+        method=method,
+        on_progress=on_progress,
     )
-    method = prepared.method
     tested = extract_features(
         backbone,
         measured.pictures,

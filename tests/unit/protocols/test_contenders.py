@@ -177,3 +177,17 @@ def test_what_is_asked_for_goes_before_what_a_file_says_of_a_data_set() -> None:
     assert changed.recipe_for("dtd") == {"averaging_mean": 7, "rate": 0.1}
     assert changed.options_for("dtd", None) == {"text_depth": 2}
     assert one.by_data == {"dtd": own}
+
+
+def test_a_recipe_is_found_however_its_file_is_spelt(tmp_path: Path) -> None:
+    for name in ("My_CoOp", "my-coop", "Other_One"):
+        (tmp_path / f"{name}.yaml").write_text("method: coop\n")
+    for name, found in (("My_CoOp", "My_CoOp"), ("my-coop", "my-coop"), ("other-one", "Other_One"), ("OTHER_one", "Other_One")):
+        (contender,) = read_contenders(str(tmp_path), "few-shot", [name])
+        assert contender.label == found
+
+
+def test_an_empty_label_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text('label: " "\nmethod: coop\n')
+    with pytest.raises(ConfigError, match=r"mine\.yaml: its label is empty"):
+        read_contenders(str(tmp_path), "few-shot", ["mine"])

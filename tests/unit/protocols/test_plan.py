@@ -214,6 +214,7 @@ def test_a_folder_belongs_to_one_plan(small_plan: MakePlan, tmp_path: Path) -> N
         with pytest.raises(ConfigError, match=message):
             start_plan(out, small_plan(**options), overwrite=False)
     (out / "runs" / "x").mkdir(parents=True)
+    (out / "runs" / "x" / "run.json").write_text('{"format": "promptmix-bench-run"}')
     (out / "mine.txt").write_text("a person's")
     other = small_plan(seeds=[1, 2])
     assert start_plan(out, other, overwrite=True) == other
@@ -242,3 +243,35 @@ def test_a_contender_that_the_backbone_cannot_have_is_left_out_or_told_of(
     assert "maple" not in plan.contenders
     assert "coop" in plan.contenders
     assert "left out maple" in caplog.text
+
+
+def test_a_class_without_test_picture_is_told_of_and_a_part_without_any_refused(
+    small_plan: MakePlan, backbone: Backbone, plain_photos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(plain_photos, tmp_path / "photos")
+    folders = sorted((tmp_path / "photos").iterdir())
+    options = {"data": [str(tmp_path / "photos")], "hold_out": 0.3, "methods": ["zero-shot"]}
+    source = open_all([DataSpec(source=str(tmp_path / "photos"), hold_out=0.3)])["photos"]
+    names = source.class_names
+    for folder in folders:
+        if folder.name in names[2:]:
+            for picture in sorted(folder.iterdir())[1:]:
+                picture.unlink()
+    assert small_plan(**options).runs
+    with pytest.raises(DataError, match=f"new of photos has no test picture at all .{names[2]}, {names[3]}.; add pictures"):
+        small_plan("base-to-new", **options)
+    plan = small_plan(**options)
+    assert f"no test picture of {names[2]}, {names[3]}" in execute(plan, plan.runs[0], Workbench(backbone=backbone)).notes
+    (tmp_path / "photos" / names[2] / "more.png").write_bytes(next((tmp_path / "photos" / names[0]).iterdir()).read_bytes())
+    assert small_plan("base-to-new", **options).runs
+
+
+def test_a_baseline_is_a_contender_or_zero_shot(small_plan: MakePlan) -> None:
+    assert small_plan(methods=["coop"], baseline="zero-shot") == small_plan(methods=["coop"], baseline="coop")
+    with pytest.raises(ConfigError, match=r"--baseline 'tip' is no contender of this bench.*Allowed: zero-shot, coop$"):
+        small_plan(methods=["coop"], baseline="tip")
+
+
+def test_data_without_a_name_is_refused(small_plan: MakePlan) -> None:
+    with pytest.raises(ConfigError, match="name is empty"):
+        small_plan(data=[""])

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import statistics
 from pathlib import Path
 from random import Random
@@ -19,7 +20,7 @@ from tests.unit.reporting.made_results import BASE_TO_NEW, COMPARE, CROSS_DATASE
 from promptmix.errors import CheckpointError, ConfigError, DataError
 from promptmix.evaluation.results import BenchResult, read_bench_result, write_result
 from promptmix.reporting import bench_report
-from promptmix.reporting.bench_report import report_text, write_report
+from promptmix.reporting.bench_report import remove_report, report_text, write_report
 from promptmix.reporting.bench_runs import HARMONIC, ProtocolRuns, metric_of, sections
 from promptmix.reporting.bench_tables import failed_table, published_tables, tables_of
 from promptmix.reporting.published import PUBLISHED_BASE_TO_NEW, PUBLISHED_FEW_SHOT, is_benchmark
@@ -542,3 +543,49 @@ def test_only_what_learns_and_lacks_no_seed_can_be_the_best() -> None:
 def test_without_a_failure_there_is_no_table_of_them() -> None:
     assert failed_table({}) == []
     assert failed_table({"a": "x", "b": "y"})[0].above == ("2 runs failed and are in no mean above.",)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("format",), "promptmix-bench-result-1"),
+        (("format",), None),
+        (("measures", "test", "accuracy"), 1.5),
+        (("measures", "test", "accuracy"), "0.5"),
+        (("measures", "test", "accuracy"), None),
+        (("measures", "test", "negative_log_likelihood"), float("nan")),
+        (("measures", "test", "per_class"), {"class 0": -0.1}),
+        (("zero_shot", "test", "num_pictures"), 0),
+        (("seconds", "training"), None),
+    ],
+)
+def test_a_result_with_numbers_that_no_measurement_gives_is_refused(
+    tmp_path: Path, place: tuple[str, ...], value: object
+) -> None:
+    """``None`` stands for a key that is missing."""
+    path = tmp_path / "result.json"
+    write_result(path, run("coop", {"test": 7, "other": None}))
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    assert read_bench_result(path).contender == "coop"
+    *outer, name = place
+    changed = whole
+    for key in outer:
+        changed = changed[key]
+    changed.pop(name)
+    if value is not None:
+        changed[name] = value
+    path.write_text(json.dumps(whole), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=f"{re.escape(str(path))} is not a whole result"):
+        read_bench_result(path)
+
+
+def test_a_report_that_is_removed_leaves_what_is_not_its_own(tmp_path: Path) -> None:
+    write_report([run("coop", {"test": 7})], tmp_path / "report", unfinished="1 of 2 runs have no result yet.")
+    for name in ("report.md", "report.tex"):
+        assert "1 of 2 runs have no result yet." in (tmp_path / "report" / name).read_text(encoding="utf-8")
+    (tmp_path / "report" / "mine.txt").write_text("a person's")
+    remove_report(tmp_path / "report")
+    assert [entry.name for entry in (tmp_path / "report").iterdir()] == ["mine.txt"]
+    (tmp_path / "report" / "mine.txt").unlink()
+    remove_report(tmp_path / "report")
+    assert not (tmp_path / "report").exists()
