@@ -183,19 +183,22 @@ def read_model(folder: Path) -> SavedModel:
     """Read a model folder, or the model inside a run folder.
 
     Raises:
-        CheckpointError: the folder is not a model, a file is missing or damaged, or the files are of different models.
+        CheckpointError: the folder is not a model, a file is missing or damaged, a number is not finite, or the files are of
+            different models.
     """
     folder = model_path(folder)
     config = _read_config(folder)
     learnt, _ = _read_tensors(folder / "model.safetensors")
     if tensors_checksum(learnt) != config["learnt_checksum"]:
         raise CheckpointError(f"{folder / 'model.safetensors'} is damaged: its checksum does not fit; restore or train again")
+    _check_finite(folder / "model.safetensors", learnt)
     path = folder / "class_features.safetensors"
     tensors, metadata = _read_tensors(path)
     if metadata.get("checksum") != short_hash(tensors_checksum(tensors), metadata.get("class_names", "")):
         raise CheckpointError(f"{path} is damaged: its checksum does not fit; restore or train again")
     if metadata.get("model_key") != _model_key(config):
         raise CheckpointError(f"{path} belongs to another model than {folder / 'config.json'}; restore the right file")
+    _check_finite(path, tensors)
     class_names = tuple(json.loads(metadata["class_names"]))
     classifier = None
     try:
@@ -295,6 +298,12 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as problem:
         raise CheckpointError(f"{path} is damaged: {problem}") from problem
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in sorted(tensors.items()):
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError(f"{path}: tensor {name} has numbers that are not finite; restore it or train again")
 
 
 def _model_key(config: Mapping[str, Any]) -> str:

@@ -152,6 +152,24 @@ def test_a_damaged_file_is_named(folder: Path, name: str, damage: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["contexts", "class_features", "router.weight", "image_map", "scale"])
+def test_numbers_that_are_not_finite_are_named(name: str, number: float, tmp_path: Path) -> None:
+    whole = model()
+    if name == "contexts":
+        contexts = whole.learnt["contexts"].clone()
+        contexts[1, 2] = number
+        bad = dataclasses.replace(whole, learnt={**whole.learnt, "contexts": contexts})
+    else:
+        tensors = {key: tensor.clone() for key, tensor in whole.classifier.tensors().items()}
+        tensors[name].view(-1)[-1] = number
+        bad = dataclasses.replace(whole, classifier=Classifier.from_tensors(tensors))
+    write_model(tmp_path / "model", bad)
+    with pytest.raises(CheckpointError, match=rf"tensor {name} has numbers that are not finite; restore") as caught:
+        read_model(tmp_path / "model")
+    assert "\n" not in str(caught.value)
+
+
 def test_files_of_two_models_do_not_mix(folder: Path, tmp_path: Path) -> None:
     write_model(tmp_path / "other", dataclasses.replace(model(), training={"seed": 4}))
     shutil.copy(tmp_path / "other" / "class_features.safetensors", folder)

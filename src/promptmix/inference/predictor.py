@@ -25,7 +25,7 @@ from promptmix.features.extract import iter_features
 from promptmix.methods.base import Method
 from promptmix.methods.registry import build_method, method_class
 from promptmix.model_folder import SavedModel, read_model
-from promptmix.nn.classifier import AnyClassifier
+from promptmix.nn.classifier import AnyClassifier, Classifier
 
 __all__ = ["PredictedBatch", "PredictedPictures", "Predictor", "add_classes", "backbone_of", "needs_text", "remove_classes"]
 
@@ -66,7 +66,7 @@ class Predictor:
         device: where a backbone loaded here goes.
 
     Raises:
-        CheckpointError: the backbone is not the one the model was trained on.
+        CheckpointError: the backbone is not the one the model was trained on, or its features are of another width than the model's.
         BackboneError: there is no such backbone any more, or it was loaded without the text tower that is needed.
     """
 
@@ -179,6 +179,8 @@ def backbone_of(
 def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbone) -> SavedModel:
     """The same model with more classes, known by name alone; nothing is retrained.
 
+    A class it was trained on, and that was removed, comes back as it was: under the name it had, with its remembered pictures.
+
     Raises:
         ConfigError: the method cannot know a class it was not trained on; the message gives the reason.
         DataError: a name is there already, is empty, or is too long for the text tower.
@@ -190,14 +192,26 @@ def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbon
     if not new_names:
         raise ConfigError("no class name was given to add")
     method = _method_of(model, backbone)
+    trained = {class_key(name): place for place, name in enumerate(model.trained_class_names)}
     # The names that were there stay as they are: a person's labels may have "_" where a prompt has a space.
+    new_names = tuple(
+        model.trained_class_names[trained[class_key(name)]] if class_key(name) in trained else name for name in new_names
+    )
     names = (*model.class_names, *new_names)
     if model.classifier is None:
         method.classifier_for(new_names)  # whether it knows them
         return dataclasses.replace(model, class_names=names)
     features = torch.cat([model.classifier.class_features, method.encode_classes(new_names).cpu()], dim=1)
     places = [*range(len(model.class_names)), *[None] * len(new_names)]
-    return dataclasses.replace(model, class_names=names, classifier=model.classifier.with_classes(features, places))
+    classifier = model.classifier.with_classes(features, places)
+    if classifier.memory is not None and not set(new_names).isdisjoint(model.trained_class_names):
+        whole = method.classifier()
+        assert isinstance(whole, Classifier)
+        memory = whole.cpu().memory
+        assert memory is not None
+        remembered = memory.of_classes([trained.get(class_key(name)) for name in names], whole.num_classes)
+        classifier = dataclasses.replace(classifier, memory=remembered)
+    return dataclasses.replace(model, class_names=names, classifier=classifier)
 
 
 def remove_classes(model: SavedModel, class_names: Sequence[str]) -> SavedModel:
@@ -240,4 +254,10 @@ def _check_backbone(model: SavedModel, backbone: Backbone) -> None:
         raise CheckpointError(
             f"the model was trained on backbone {model.backbone_name!r} ({model.backbone_fingerprint}), but {backbone.name!r} is"
             f" {backbone.fingerprint}; give the right one with --backbone"
+        )
+    width = backbone.config.embedding_width
+    if model.classifier is not None and model.classifier.class_features.shape[2] != width:
+        raise CheckpointError(
+            f"tensor class_features of the model has width {model.classifier.class_features.shape[2]}, but backbone"
+            f" {backbone.name!r} has features of width {width}; restore the model or train again"
         )

@@ -209,7 +209,7 @@ def learn(
     Raises:
         InterruptedRun: stopped by the person; the checkpoint was written.
         CheckpointError: the checkpoint is damaged or of another run.
-        ConfigError: the loss is no longer a finite number.
+        ConfigError: the loss or a parameter is no longer a finite number.
     """
     config, method, labels = prepared.config, prepared.method, prepared.labels
     begun = time.monotonic()

@@ -85,7 +85,7 @@ def train(
     Raises:
         InterruptedRun: the person stopped the run; the checkpoint was written.
         CheckpointError: the checkpoint is damaged, or of another run or feed.
-        ConfigError: the loss is no longer a finite number, or the method tunes the image tower and the feed holds cached features.
+        ConfigError: the loss or a parameter is no longer a finite number, or the method tunes the image tower and the feed holds cached features.
     """
     if method.tunes_image_tower and not feed.is_live:
         raise ConfigError(
@@ -222,6 +222,12 @@ def train(
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(averages[name])
+    # No loss was taken after the last step.
+    for name, parameter in parameters.items():
+        if not bool(parameter.detach().isfinite().all()):
+            raise ConfigError(
+                f"parameter {name} is no longer finite after the last step; lower the rate (--set recipe.rate=...) and start again"
+            )
     return Taken(
         steps=all_steps,
         seconds=earlier_seconds + time.monotonic() - begun,

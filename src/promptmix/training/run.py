@@ -19,7 +19,7 @@ from promptmix.backbones.registry import load_backbone
 from promptmix.data.images import PictureSource, StoredPicture, content_key
 from promptmix.data.records import LabelledPictures, PictureSet
 from promptmix.data.splits import split_hash, write_split
-from promptmix.errors import CheckpointError, DataError, listed, printable
+from promptmix.errors import CheckpointError, ConfigError, DataError, listed, printable
 from promptmix.evaluation.evaluate import Prediction, class_logits, predictions_of
 from promptmix.evaluation.metrics import Metrics, measure
 from promptmix.evaluation.results import RunResult, peak_memory_bytes, read_result, versions, write_result
@@ -167,6 +167,10 @@ def run(
             test_features = extract_features(method.backbone, shown, steady=True).features[:, 0]
         classifier = method.classifier()
         logits = class_logits(classifier, test_features, backbone.device)
+        if method.learns == "by gradient" and not bool(logits.isfinite().all()):
+            raise ConfigError(
+                "the logits are no longer finite after the last step; lower the rate (--set recipe.rate=...) and start again"
+            )
         expert_weights = classifier.expert_weights(test_features.to(backbone.device)).cpu()
     metrics = measure(logits, test_labels, training.class_names)
     seconds["evaluation"] = time.monotonic() - begun

@@ -48,6 +48,11 @@ def test_a_name_means_its_class_however_it_is_written(name: str, model: SavedMod
         add_classes(model, [name], backbone)
 
 
+@pytest.mark.parametrize("name", ["red_fox", "red fox", "RED FOX"])
+def test_a_class_comes_back_under_the_name_it_had(name: str, model: SavedModel, backbone: Backbone) -> None:
+    assert add_classes(remove_classes(model, ["red_fox"]), [name], backbone).class_names == ("Cat", "skull", "red_fox")
+
+
 def test_one_text_or_nothing_is_no_list_of_names(model: SavedModel, backbone: Backbone) -> None:
     with pytest.raises(DataError, match="not the text 'okapi'"):
         add_classes(model, "okapi", backbone)

@@ -26,6 +26,7 @@ from promptmix.training.run import Outcome, run
 
 NAMES = ("anchor", "cat", "snowflake", "umbrella")
 OPEN = ("mocoop", "coop", "zero-shot")  # methods that know a class by its name alone
+REMEMBERING = ("tip-adapter", "tip-adapter-f", "promptmix")  # methods whose training pictures vote
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,8 @@ def trained(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> dic
     root = tmp_path_factory.mktemp("runs")
     cache = FeatureCache(root / "features")
     found: dict[str, tuple[Outcome, Path]] = {}
-    for method in (*OPEN, "linear-probe"):
-        recipe = {"epochs": 2, "batch_size": 8} if method in ("mocoop", "coop") else {}
+    for method in (*OPEN, *REMEMBERING, "linear-probe"):
+        recipe = {} if method in ("zero-shot", "tip-adapter", "linear-probe") else {"epochs": 2, "batch_size": 8}
         config = RunConfig.model_validate({"method": method, "recipe": recipe})
         found[method] = run(config, drawn(3, 1), backbone=backbone, cache=cache, out=root / method), root / method
     return found
@@ -123,6 +124,43 @@ def test_a_class_that_was_removed_comes_back_as_it_was(backbone: Backbone, train
     assert back.class_names == ("anchor", "snowflake", "umbrella", "cat")
     order = [NAMES.index(name) for name in back.class_names]
     torch.testing.assert_close(back.classifier.class_features, model.classifier.class_features[:, order], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", REMEMBERING)
+def test_a_class_that_was_removed_comes_back_with_its_remembered_pictures(
+    method: str, backbone: Backbone, tmp_path: Path, trained: dict[str, tuple[Outcome, Path]]
+) -> None:
+    model, pictures = trained[method][0].model, drawn(2, 3).pictures
+    expected = Predictor(model, backbone=backbone).logits(pictures)
+    write_model(tmp_path / "model", model)
+    write_classes(tmp_path / "model", remove_classes(model, ["cat", "anchor"]))
+    partly = add_classes(read_model(tmp_path / "model"), ["heart", "Cat"], backbone)
+    assert partly.class_names == ("snowflake", "umbrella", "heart", "cat")
+    assert set(partly.classifier.memory.labels.tolist()) == {0, 1, 3}  # nothing of the new class, nor of the one still gone
+    back = add_classes(partly, ["anchor"], backbone)
+    memory, whole = back.classifier.memory, model.classifier.memory
+    torch.testing.assert_close(memory.keys, whole.keys, rtol=0, atol=0)
+    assert [back.class_names[label] for label in memory.labels] == [NAMES[label] for label in whole.labels]
+    logits = Predictor(back, backbone=backbone).logits(pictures)[:, [back.class_names.index(name) for name in NAMES]]
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-4)
+    # It is the votes that are asked about: without those of the class the logits are others.
+    lost = Predictor(remove_classes(model, ["cat"]), backbone=backbone)
+    by_name = lost.classifier.with_classes(model.classifier.class_features[:, [0, 2, 3, 1]], [0, 1, 2, None])
+    voteless = Predictor(dataclasses.replace(model, classifier=by_name), backbone=backbone).logits(pictures)
+    assert (voteless[:, 3] - expected[:, 1]).abs().max() > 1e-2
+
+
+def test_class_features_of_another_width_are_refused(backbone: Backbone, trained: dict[str, tuple[Outcome, Path]]) -> None:
+    model = trained["zero-shot"][0].model
+    narrow = dataclasses.replace(
+        model, classifier=dataclasses.replace(model.classifier, class_features=model.classifier.class_features[..., :-1])
+    )
+    width = backbone.config.embedding_width
+    for use in (lambda: Predictor(narrow, backbone=backbone), lambda: add_classes(narrow, ["heart"], backbone)):
+        with pytest.raises(
+            CheckpointError, match=rf"class_features .* width {width - 1}, but backbone 'bundled' .* width {width};"
+        ):
+            use()
 
 
 def test_changed_classes_are_saved_and_read(backbone: Backbone, tmp_path: Path, trained: dict[str, tuple[Outcome, Path]]) -> None:

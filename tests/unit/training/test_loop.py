@@ -20,7 +20,7 @@ from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.data.pictograms import draw_set
 from promptmix.data.records import LabelledPictures
-from promptmix.errors import CheckpointError, InterruptedRun
+from promptmix.errors import CheckpointError, ConfigError, InterruptedRun
 from promptmix.methods.base import Method, MethodConfig, Recipe
 from promptmix.runtime import torch_generator
 from promptmix.structs import Batch, StepOutput
@@ -128,6 +128,21 @@ def test_the_loop_is_the_short_one(name: str, backbone: Backbone) -> None:
         assert not torch.allclose(expected["weight"], epochs[-1]["weight"], rtol=1e-3)
     for key, value in ours.learnt_state().items():
         torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("averaging", ["none", "second_half"])
+def test_a_last_step_that_leaves_no_finite_parameters_is_an_error(averaging: str, backbone: Backbone) -> None:
+    class Diverging(Linear):
+        def backward(self, output: StepOutput) -> None:
+            super().backward(output)
+            if self.seen[-1] == 2:  # the last of three steps
+                self.bias.grad = torch.full_like(self.bias, float("inf"))
+
+    method = Diverging(backbone)
+    asked = Recipe.model_validate({"batch_size": 4, "epochs": 1, "warmup_epochs": 0, "averaging": averaging})
+    with pytest.raises(ConfigError, match=r"parameter bias is no longer finite after the last step; lower the rate"):
+        train(method, asked, feed())
+    assert method.seen == [0, 1, 2]
 
 
 def stop_after(count: int) -> Any:

@@ -48,6 +48,14 @@ def quick(method: str, **more: object) -> RunConfig:
     return RunConfig.model_validate({"method": method, "options": options, "recipe": recipe, **more})
 
 
+def test_a_rate_that_breaks_the_last_step_leaves_no_model(backbone: Backbone, tmp_path: Path) -> None:
+    config = RunConfig.model_validate({"method": "tip-adapter-f", "recipe": {"rate": 100, "epochs": 1}})
+    with pytest.raises(ConfigError, match="no longer finite after the last step; lower the rate"):
+        run(config, pictures(8, 1), backbone=backbone, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_saves_and_predicts_the_same(method: str, backbone: Backbone, tmp_path: Path) -> None:
     if method in ("maple", "promptsrc"):
