@@ -18,6 +18,7 @@ __all__ = [
     "NotFittedError",
     "OutOfMemoryError",
     "PromptMixError",
+    "UnreadablePictureError",
     "did_you_mean",
     "listed",
     "printable",
@@ -42,6 +43,22 @@ class DataError(PromptMixError, ValueError):
     """Pictures, labels or class names that are missing or cannot be used."""
 
     exit_code = 4
+
+
+class UnreadablePictureError(DataError):
+    """A picture that cannot be read, where none is left out.
+
+    Args:
+        reason: which picture it is, and what is wrong with it.
+        advice: what to do next.
+    """
+
+    def __init__(self, reason: str, advice: str = "pass --skip-bad to leave such pictures out") -> None:
+        super().__init__(reason, advice)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return "; ".join(self.args)
 
 
 class BackboneError(PromptMixError):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from promptmix import errors
-from promptmix.errors import PromptMixError, did_you_mean, listed, printable
+from promptmix.errors import PromptMixError, UnreadablePictureError, did_you_mean, listed, printable
 
 EXIT_CODES = {
     "PromptMixError": 1,
     "ConfigError": 3,
     "DataError": 4,
+    "UnreadablePictureError": 4,
     "BackboneError": 5,
     "CheckpointError": 5,
     "NotFittedError": 1,
@@ -34,6 +37,12 @@ def test_every_error_has_its_promised_exit_code() -> None:
 def test_people_who_catch_the_builtin_error_catch_ours(name: str, builtin: type[Exception]) -> None:
     with pytest.raises(builtin, match="what happened"):
         raise getattr(errors, name)("what happened")
+
+
+def test_what_is_wrong_with_a_picture_and_what_to_do_are_told_as_one_line_in_any_process() -> None:
+    problem = pickle.loads(pickle.dumps(UnreadablePictureError("cat.png is damaged", "mend it")))
+    assert (str(problem), problem.reason) == ("cat.png is damaged; mend it", "cat.png is damaged")
+    assert str(UnreadablePictureError("cat.png is damaged")).startswith("cat.png is damaged; pass --skip-bad")
 
 
 def test_the_hint_names_the_nearest_choice_and_all_others() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor
 
+from promptmix.config import StrictModel
 from promptmix.errors import DataError
 
 __all__ = ["Metrics", "harmonic_mean", "measure"]
@@ -18,8 +19,10 @@ _BINS = 15
 _MOST_PICTURES = 1024  # at a time
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Metrics:
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Metrics(StrictModel):
     """What was measured; shares are 0 to 1.
 
     Attributes:
@@ -33,19 +36,19 @@ class Metrics:
             classes. Not a table: with a thousand classes one would be nearly all zeros, and a result tens of megabytes.
     """
 
-    num_pictures: int
-    num_classes: int
-    accuracy: float
-    accuracy_per_class_mean: float
-    per_class: dict[str, float | None]
-    expected_calibration_error: float
+    num_pictures: int = Field(ge=1)
+    num_classes: int = Field(ge=1)
+    accuracy: Share
+    accuracy_per_class_mean: Share
+    per_class: dict[str, Share | None]
+    expected_calibration_error: Share
     negative_log_likelihood: float
     calibration: list[list[float]]
     confusion: list[list[int]]
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return dataclasses.asdict(self)
+        return self.model_dump()
 
 
 def measure(logits: Float[Tensor, "image class"], labels: Int[Tensor, "image"], class_names: Sequence[str]) -> Metrics:

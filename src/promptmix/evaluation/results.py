@@ -8,14 +8,15 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 import promptmix
 from promptmix.config import StrictModel
 from promptmix.errors import CheckpointError
+from promptmix.evaluation.metrics import Metrics
 from promptmix.runtime import write_text
 
 __all__ = [
@@ -110,23 +111,6 @@ class BenchResult(StrictModel):
     notes: list[str]
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class _Measured(StrictModel):
-    """What :class:`~promptmix.evaluation.metrics.Metrics` can be."""
-
-    num_pictures: int = Field(ge=1)
-    num_classes: int = Field(ge=1)
-    accuracy: Share
-    accuracy_per_class_mean: Share
-    per_class: dict[str, Share | None]
-    expected_calibration_error: Share
-    negative_log_likelihood: float
-    calibration: list[list[float]]
-    confusion: list[list[int]]
-
-
 def write_result(path: Path, result: RunResult | BenchResult) -> None:
     """Write a result whole or not at all."""
     text = result.model_dump_json(indent=2)
@@ -156,7 +140,7 @@ def read_bench_result(path: Path) -> BenchResult:
         result = BenchResult.model_validate_json(path.read_bytes())
         for metrics in (*result.measures.values(), *result.zero_shot.values()):
             if metrics is not None:
-                _Measured.model_validate(metrics)
+                Metrics.model_validate(metrics)
     except (OSError, ValidationError) as problem:
         raise CheckpointError(f"{path} is not a whole result; {_SO_AGAIN}") from problem
     lacking = [name for name in _PHASES if name not in result.seconds]

@@ -16,7 +16,7 @@ from torch import Tensor
 from promptmix.backbones.base import Backbone
 from promptmix.data.images import PictureSource, StoredPicture, content_key
 from promptmix.data.transforms import Augmentation
-from promptmix.errors import BackboneError, ConfigError, DataError
+from promptmix.errors import BackboneError, ConfigError, DataError, UnreadablePictureError
 from promptmix.features.cache import FeatureCache, Key, Vector
 from promptmix.features.reading import View, make_views, reading_threads, reads_ahead, view_names
 from promptmix.features.table import new_table
@@ -268,7 +268,7 @@ def _finished(
             named = isinstance(one.picture, str | Path | StoredPicture)
             name, reason = (str(one.picture), str(made)) if named else _in_memory(one.index, made)
             if not skip_bad:
-                raise DataError(f"{reason}; pass --skip-bad to leave such pictures out") from made
+                raise UnreadablePictureError(reason) from made
             bad.append((name, reason))
             continue
         row = len(kept)

@@ -22,7 +22,7 @@ import torch
 
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
-from promptmix.errors import BackboneError, DataError, InterruptedRun, OutOfMemoryError
+from promptmix.errors import BackboneError, DataError, InterruptedRun, OutOfMemoryError, UnreadablePictureError
 from promptmix.features.cache import FeatureCache
 from promptmix.protocols.base import Plan, PlannedRun
 from promptmix.protocols.execute import Workbench, execute, is_finished, run_folder
@@ -260,13 +260,12 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 def _record(out: Path, run: PlannedRun, problem: BaseException, describe: Describe) -> Failure:
     """Write down why a run gave no result."""
-    exit_code, message = describe(problem)
-    reason, skip_bad, _ = message.partition("; pass --skip-bad")
-    if skip_bad:
+    told = problem
+    if isinstance(problem, UnreadablePictureError):
         # A bench leaves no picture out: the pictures of its plan are what its results are of.
-        message = (
-            f"{reason}; mend the picture, or take it away and begin another bench; promptmix data check lists all such pictures"
-        )
+        advice = "mend the picture, or take it away and begin another bench; promptmix data check lists all such pictures"
+        told = UnreadablePictureError(problem.reason, advice)
+    exit_code, message = describe(told)
     said = {
         "format": "promptmix-bench-failure",
         "run_id": run.run_id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,7 +31,7 @@ PROTOCOLS = ("few-shot", "base-to-new", "cross-dataset", "domain", "compare")
 ZERO_SHOT = "zero-shot"
 
 _BELOW = "below zero-shot on the same pictures"
-_METRICS = frozenset(field.name for field in dataclasses.fields(Metrics))
+_METRICS = frozenset(Metrics.model_fields)
 
 Measures = Mapping[str, Mapping[str, Any] | None]
 
