@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from promptmix.reporting import plots
+from promptmix.reporting import plots, protocol_plots
 from promptmix.reporting.aggregate import Spread, average_over_sets, pooled_calibration, spread
+from promptmix.reporting.bench_cells import setting
 from promptmix.reporting.bench_runs import ZERO_SHOT, ProtocolRuns, and_so_on, metric_of
-from promptmix.reporting.bench_tables import setting
 
 __all__ = ["draw_plots"]
 
@@ -46,7 +46,7 @@ def _of_protocol(runs: ProtocolRuns) -> Iterator[_Plot]:
             yield _Plot(
                 name="curves",
                 title=f"Few-shot accuracy on test pictures ({_made_with(runs)})",
-                draw=lambda path, title: plots.few_shot_curves(path, curves, title, runs.contenders),
+                draw=lambda path, title: protocol_plots.few_shot_curves(path, curves, title, runs.contenders),
             )
     if runs.protocol == "base-to-new":
         points = _base_and_new(runs)
@@ -57,7 +57,7 @@ def _of_protocol(runs: ProtocolRuns) -> Iterator[_Plot]:
                 name="scatter",
                 title="Accuracy on test pictures of base and of new classes; crosses: ± one deviation; H: harmonic mean of the two, equal"
                 f" along the grey lines{without} ({setting(runs, None, runs.shots()[-1])}, {_made_with(runs)})",
-                draw=lambda path, title: plots.base_new_scatter(path, points, title, runs.contenders),
+                draw=lambda path, title: protocol_plots.base_new_scatter(path, points, title, runs.contenders),
             )
 
 
@@ -177,7 +177,7 @@ def _changes_by_class(runs: ProtocolRuns, dataset: str, slug: str, shots: int | 
         yield _Plot(
             name=f"classes-{slug}",
             title=f"{dataset}: accuracy by class of zero-shot and of {best}, the best contender, {measured_on}",
-            draw=lambda path, title: plots.class_changes(path, means, ZERO_SHOT, best, title),
+            draw=lambda path, title: protocol_plots.class_changes(path, means, ZERO_SHOT, best, title),
         )
 
 
@@ -196,7 +196,7 @@ def _reliability(
             name=f"calibration-{slug}",
             title=f"{dataset}: calibration, {pictures}, all seeds together; grey: share of the pictures; error: expected"
             f" calibration error in points ({made_with})",
-            draw=lambda path, title: plots.reliability_diagrams(path, bins, errors, title),
+            draw=lambda path, title: protocol_plots.reliability_diagrams(path, bins, errors, title),
         )
 
 

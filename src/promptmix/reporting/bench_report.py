@@ -13,8 +13,10 @@ from types import MappingProxyType
 
 from promptmix.errors import DataError, listed
 from promptmix.evaluation.results import BenchResult
+from promptmix.reporting.bench_rows import LONG_HEADER, long_rows
 from promptmix.reporting.bench_runs import ZERO_SHOT, ProtocolRuns, sections
-from promptmix.reporting.bench_tables import LONG_HEADER, failed_table, long_rows, published_tables, tables_of
+from promptmix.reporting.bench_tables import failed_table, tables_of
+from promptmix.reporting.published import published_tables
 from promptmix.reporting.tables import as_latex, as_markdown, as_text, csv_text, markdown_text
 from promptmix.runtime import write_json, write_text, writing
 

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["PUBLISHED_BASE_TO_NEW", "PUBLISHED_FEW_SHOT", "PublishedBaseToNew", "PublishedFewShot", "is_benchmark"]
+from promptmix.reporting.bench_cells import row_of, shots_in_words
+from promptmix.reporting.bench_runs import ProtocolRuns
+from promptmix.reporting.tables import Table
+
+__all__ = [
+    "PUBLISHED_BASE_TO_NEW",
+    "PUBLISHED_FEW_SHOT",
+    "PublishedBaseToNew",
+    "PublishedFewShot",
+    "is_benchmark",
+    "published_tables",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +81,36 @@ _BENCHMARKS = frozenset(
 def is_benchmark(dataset: str) -> bool:
     """Whether a data set is one of the eleven, however its name is written: ``OxfordPets``, ``oxford_pets``, ``oxford-pets``."""
     return "".join(character for character in dataset.casefold() if character.isalnum()) in _BENCHMARKS
+
+
+def published_tables(runs: ProtocolRuns) -> list[Table]:
+    """What papers report for a protocol, where one of the data sets is of the field's eleven."""
+    if not any(is_benchmark(dataset) for dataset in runs.datasets):
+        return []
+    above = ("Published, averages of 11 data sets on ViT-B/16, not measured here; arXiv: the paper that describes the method.",)
+    if runs.protocol == "base-to-new":
+        return [
+            Table(
+                title="Published: base to new, 16 shots",
+                above=above,
+                header=("method", "base", "new", "H of the averages", "arXiv"),
+                rows=tuple(
+                    row_of(one.method, *(f"{share:.2f}" for share in (one.base, one.new, one.harmonic_mean)), one.arxiv)
+                    for one in PUBLISHED_BASE_TO_NEW
+                ),
+            )
+        ]
+    if runs.protocol == "few-shot":
+        columns = list(PUBLISHED_FEW_SHOT[0].by_shots)
+        return [
+            Table(
+                title="Published: few-shot accuracy",
+                above=above,
+                header=("method", *(shots_in_words(shots) for shots in columns), "arXiv"),
+                rows=tuple(
+                    row_of(one.method, *(f"{one.by_shots[shots]:.1f}" for shots in columns), one.arxiv)
+                    for one in PUBLISHED_FEW_SHOT
+                ),
+            )
+        ]
+    return []

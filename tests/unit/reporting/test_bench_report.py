@@ -22,8 +22,8 @@ from promptmix.evaluation.results import BenchResult, read_bench_result, write_r
 from promptmix.reporting import bench_report
 from promptmix.reporting.bench_report import remove_report, report_text, write_report
 from promptmix.reporting.bench_runs import HARMONIC, ProtocolRuns, metric_of, sections
-from promptmix.reporting.bench_tables import failed_table, published_tables, tables_of
-from promptmix.reporting.published import PUBLISHED_BASE_TO_NEW, PUBLISHED_FEW_SHOT, is_benchmark
+from promptmix.reporting.bench_tables import failed_table, tables_of
+from promptmix.reporting.published import PUBLISHED_BASE_TO_NEW, PUBLISHED_FEW_SHOT, is_benchmark, published_tables
 from promptmix.reporting.tables import Table
 
 SMALL = [
