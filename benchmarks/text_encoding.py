@@ -106,12 +106,12 @@ def measure_text_encoding(rounds: int = 7) -> dict[str, Any]:
         {"product": product, "packed": step.packed_step, "trimmed": step.trimmed_step, "textbook": step.textbook_step}, rounds
     )
     rate = flops_of_product / median(seconds["product"])
-    flops = packed_flops(VIT_B16_TEXT, step.packed.layouts[0], 512)
+    flops = packed_flops(VIT_B16_TEXT, step.packed.chunks[0], 512)
     memory = {name: _memory_of(name) for name in ("packed", "trimmed", "textbook")}
     return {
         "what": "text encoding step, 6 experts x 10 classes, text tower of ViT-B/16 size, forward + backward, float32",
         "rounds": rounds,
-        "packed_tokens": step.packed.layouts[0].num_packed_tokens,
+        "packed_tokens": step.packed.chunks[0].num_packed_tokens,
         "textbook_tokens": len(CONTEXT_LENGTHS) * len(NAME_LENGTHS) * VIT_B16_TEXT.context_length,
         "trimmed_tokens": len(CONTEXT_LENGTHS) * len(NAME_LENGTHS) * (max(CONTEXT_LENGTHS) + max(NAME_LENGTHS) + 3),
         "textbook_seconds": median(seconds["textbook"]),

@@ -18,12 +18,12 @@ from typing import Annotated, Any
 import typer
 
 from promptmix.errors import DataError, InterruptedRun, OutOfMemoryError, PromptMixError, printable
+from promptmix.memory import is_out_of_memory
 
 __all__ = ["described", "guarded"]
 
 _logger = logging.getLogger("promptmix")
 
-_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
 _BAD_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 
@@ -79,21 +79,22 @@ def _exit_code_of(work: Callable[[], None], debug: bool) -> int:
 
 def described(problem: BaseException) -> tuple[int, str]:
     """The exit code of an error, and what to tell the person."""
-    text, kind = str(problem), type(problem).__name__
+    text = str(problem)
     if isinstance(problem, PromptMixError):
         return problem.exit_code, text
     if isinstance(problem, KeyboardInterrupt):
         return InterruptedRun.exit_code, "interrupted"
-    # Torch's own error has a name of its own on a GPU only; elsewhere just its text tells. Torch is not imported here to ask.
-    told = isinstance(problem, RuntimeError) and any(words in text.lower() for words in _OUT_OF_MEMORY)
-    if isinstance(problem, MemoryError) or kind == "OutOfMemoryError" or told:
+    if is_out_of_memory(problem):
         reason = f" ({text[:200]})" if text else ""
         hint = "close other programs, choose another --device, or train with a smaller --set recipe.batch_size=N"
         return OutOfMemoryError.exit_code, f"out of memory{reason}; {hint}"
     if isinstance(problem, OSError) and problem.errno in _BAD_PLACE:
         place = problem.filename or "the output"
         return DataError.exit_code, f"{place}: {problem.strerror}; free some space or choose a place that can be read and written"
-    return PromptMixError.exit_code, f"unexpected {kind}: {text}; run again with --debug for the whole traceback"
+    return (
+        PromptMixError.exit_code,
+        f"unexpected {type(problem).__name__}: {text}; run again with --debug for the whole traceback",
+    )
 
 
 def _let_go_of_stdout() -> None:

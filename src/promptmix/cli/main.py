@@ -101,6 +101,9 @@ def train(
     precision: Annotated[
         str | None, typer.Option(help="What the backbone calculates in: auto (the default: fp32), fp32, bf16 or fp16.")
     ] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(help="Memory that training may take, such as 8GB: fewer prompts are encoded at a time then.")
+    ] = None,
     cache: Cache = True,
     json_output: Json = False,
 ) -> None:
@@ -131,6 +134,7 @@ def train(
         skip_bad=skip_bad,
         device=device,
         precision=precision,
+        max_memory=max_memory,
         cache=cache,
         json_output=json_output,
     )

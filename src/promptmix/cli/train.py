@@ -42,6 +42,7 @@ def train(
     skip_bad: bool,
     device: str | None,
     precision: str | None,
+    max_memory: str | None,
     cache: bool,
     json_output: bool,
 ) -> None:
@@ -51,6 +52,7 @@ def train(
         "backbone": backbone,
         "device": device,
         "precision": precision,
+        "max_memory": max_memory,
         "shots": shots,
         "seed": seed,
         "skip_bad": skip_bad or None,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,7 +16,7 @@ from promptmix.backbones.base import Backbone
 from promptmix.errors import ConfigError
 from promptmix.methods.base import Method, MethodConfig, Recipe
 from promptmix.nn.classifier import Classifier, Router, move_features
-from promptmix.nn.losses import consistency_loss, router_loss, text_loss
+from promptmix.nn.losses import consistency_loss, router_loss, sample_classes, text_loss
 from promptmix.nn.router import mixture_logits, router_target, routing_weights
 from promptmix.prompts.bank import PromptBank
 from promptmix.prompts.encoder import Prompts
@@ -50,6 +50,10 @@ class MixtureConfig(MethodConfig):
     text_classes: Literal["train", "all"] = Field(default="train", description="class names that the text loss may use")
     router_target: Literal["label", "class_agnostic", "none"] = "label"
     router_bonus: float = Field(default=10.0, ge=0, description="added to the target's top_k largest, before its softmax")
+    sampled_classes: Annotated[int, Field(ge=2)] | None = Field(
+        default=None,
+        description="classes that a step tells apart: those of its pictures, and others drawn at random; null: all of them",
+    )
     mixture: Literal["mean_logits", "renormalised"] = "mean_logits"
     correction: bool = Field(default=True, description="one learnt vector added to every class feature")
     period: bool = Field(default=True, description="end the soft prompts with a fixed full stop, as the hard ones end")
@@ -91,7 +95,7 @@ class Mixture(Method):
     ) -> None:
         super().__init__(config, backbone, class_names, seed, more_class_names)
         assert isinstance(config, MixtureConfig)
-        self._config = config
+        self._config, self._seed = config, seed
         tower, tokenizer = backbone.require_text()
         self.groups = self._choose_groups()
         self._bank = PromptBank(tower, tokenizer, [group.templates[0] for group in self.groups], config.period)
@@ -135,7 +139,11 @@ class Mixture(Method):
     @property
     def text_encodings_per_step(self) -> int:
         more = self._packed_for_text_loss.num_rows if self._uses_more_classes else 0
-        return self._packed.num_rows + more
+        return len(self.groups) * self._classes_a_step + more
+
+    @property
+    def _classes_a_step(self) -> int:
+        return min(self._config.sampled_classes or len(self.class_names), len(self.class_names))
 
     @property
     def expert_names(self) -> tuple[str, ...]:
@@ -191,30 +199,39 @@ class Mixture(Method):
     def training_step(self, batch: Batch) -> StepOutput:
         config, scale, original = self._config, self._scale, batch.image_features
         num_classes = len(self.class_names)
-        features = self._encode(self._packed)
+        packed, hard, labels = self._packed, self._prototypes[:, :num_classes], batch.labels
+        chosen: Int[Tensor, "class"] | None = None
+        if self._classes_a_step < num_classes:
+            generator = torch_generator(self._seed, f"classes of step {batch.number}")
+            chosen = sample_classes(labels, num_classes, self._classes_a_step, generator)
+            hard, labels = hard[:, chosen], torch.searchsorted(chosen, labels)
+            packed = packed.select(
+                [group * num_classes + place for group in range(len(self.groups)) for place in chosen.tolist()]
+            )
+        features = self._encode(packed)
 
         router_logits = functional.linear(original, self.router_weight, self.router_bias)
         weights = routing_weights(router_logits, config.top_k)
         taken = self._before_map(original)
         moved = taken if self.image_map is None else move_features(taken, self.image_map)
         logits = mixture_logits(moved, self._compared(features), weights, scale, config.mixture == "renormalised")
-        terms = {"classification": functional.cross_entropy(logits, batch.labels)}
+        terms = {"classification": functional.cross_entropy(logits, labels)}
 
         if config.text_weight > 0:
             temperature = self._backbone.logit_scale if config.text_temperature == "logit_scale" else config.text_temperature
-            supervised, references = features, self._prototypes[:, :num_classes]
+            supervised, references = features, hard
             if self._uses_more_classes:
                 supervised = torch.cat([features, self._encode(self._packed_for_text_loss)], dim=1)
-                references = self._prototypes
+                references = torch.cat([hard, self._prototypes[:, num_classes:]], dim=1)
             terms["text"] = config.text_weight * text_loss(supervised, references, temperature, config.text_direction)
         if config.router_weight > 0 and config.router_target != "none":
-            labels = batch.labels if config.router_target == "label" else None
-            target = router_target(
-                self._for_router_target(original), self._prototypes[:, :num_classes], labels, config.top_k, config.router_bonus
-            )
+            known = labels if config.router_target == "label" else None
+            target = router_target(self._for_router_target(original), hard, known, config.top_k, config.router_bonus)
             terms["router"] = config.router_weight * router_loss(router_logits, target)
         if self.image_map is not None and config.consistency_weight > 0:
             terms["consistency"] = config.consistency_weight * consistency_loss(moved, taken)
+        if chosen is not None:  # a class that was not asked for is nobody's answer
+            logits = logits.new_full((len(logits), num_classes), float("-inf")).index_copy(1, chosen, logits)
         return StepOutput(loss=torch.stack(list(terms.values())).sum(), logits=logits, terms=terms)
 
     @torch.no_grad()

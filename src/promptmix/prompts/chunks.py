@@ -2,32 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["encode_chunks"]
+from promptmix.prompts.layout import check_lengths
+
+__all__ = ["ChunkLimits", "ChunkedRows", "chunk_limits", "limit_chunks"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkLimits:
+    """How much of the text tower's work may be in memory at once.
+
+    Attributes:
+        rows: the most sequences encoded at a time. Another number of rows may change the last bits of what is computed.
+        kept_rows: so many sequences, from the first on, keep what the backward pass needs; chunks beyond them are computed again there:
+            one more forward, exact, and memory for one chunk only. It changes no bit. A single chunk is always kept.
+    """
+
+    rows: int = 1024
+    kept_rows: int = 0
+
+
+_UNLESS_TOLD = ChunkLimits()
+_LIMITS: ContextVar[ChunkLimits] = ContextVar("chunk limits", default=_UNLESS_TOLD)
+
+
+def chunk_limits() -> ChunkLimits:
+    """The limits in force here."""
+    return _LIMITS.get()
+
+
+@contextlib.contextmanager
+def limit_chunks(limits: ChunkLimits) -> Iterator[None]:
+    """Within the block text is encoded within these limits."""
+    before = _LIMITS.set(limits)
+    try:
+        yield
+    finally:
+        _LIMITS.reset(before)
+
 
 _Chunk = TypeVar("_Chunk")
+_Rows = TypeVar("_Rows", bound="ChunkedRows[Any]")
 
 
-def encode_chunks(
-    encode: Callable[[_Chunk, Tensor | None], Tensor], chunks: Sequence[_Chunk], contexts: Float[Tensor, "context width"] | None
-) -> Float[Tensor, "row embedding"]:
-    """Features of all chunks' rows, in their order, in float32 at least, whatever the tower calculates in.
+class ChunkedRows(Generic[_Chunk]):
+    """Sequences that are laid out for one tower chunk by chunk, anew where the limits in force change.
 
-    Where there are several chunks and gradients are kept, each is computed again in the backward pass: one more forward, exact,
-    and memory for one chunk only.
+    Args:
+        rows: whole sequences, start and end token included; a value >= 0 is a token of the vocabulary, -1-k is learnt context vector k.
+        groups: for each row the number of its group; rows of a group may share their beginning.
+        row_names: for error messages, what each row is about.
+        max_rows: the most rows encoded at a time, where :func:`chunk_limits` allow as many.
+
+    Raises:
+        DataError: a sequence is longer than the tower's context; the message names it.
     """
-    if len(chunks) == 1:
-        parts = [encode(chunks[0], contexts)]
-    elif torch.is_grad_enabled():
-        parts = [checkpoint(encode, chunk, contexts, use_reentrant=False) for chunk in chunks]
-    else:
-        parts = [encode(chunk, contexts) for chunk in chunks]
-    features = torch.cat(parts)
-    return features.to(torch.promote_types(features.dtype, torch.float32))
+
+    def __init__(
+        self,
+        rows: Sequence[Sequence[int]],
+        groups: Sequence[int],
+        row_names: Sequence[str] | None,
+        max_rows: int,
+        context_length: int,
+    ) -> None:
+        check_lengths(rows, context_length, row_names)
+        self._rows, self._groups, self._max_rows = rows, groups, max_rows
+        self._chunks: list[_Chunk] = []
+        self._chunk_rows = 0
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._rows)
+
+    @property
+    def chunks(self) -> Sequence[_Chunk]:
+        """The rows, laid out in chunks no longer than is allowed."""
+        most = min(self._max_rows, chunk_limits().rows)
+        if most != self._chunk_rows:
+            parts = [slice(start, start + most) for start in range(0, len(self._rows), most)]
+            self._chunks, self._chunk_rows = [self._lay_out(self._rows[part], self._groups[part]) for part in parts], most
+        return self._chunks
+
+    def select(self: _Rows, numbers: Sequence[int]) -> _Rows:
+        """Some of the rows, by their numbers, in the order given."""
+        chosen = copy.copy(self)
+        chosen._rows = [self._rows[number] for number in numbers]
+        chosen._groups = [self._groups[number] for number in numbers]
+        chosen._chunks, chosen._chunk_rows = [], 0
+        return chosen
+
+    def _lay_out(self, rows: Sequence[Sequence[int]], groups: Sequence[int]) -> _Chunk:
+        raise NotImplementedError
+
+    def _encode_chunks(
+        self, encode: Callable[[_Chunk, Tensor | None], Tensor], contexts: Float[Tensor, "context width"] | None
+    ) -> Float[Tensor, "row embedding"]:
+        """Features of all rows, in their order, in float32 at least, whatever the tower calculates in.
+
+        Where gradients are kept, chunks beyond :attr:`ChunkLimits.kept_rows` are computed again in the backward pass.
+        """
+        chunks, kept_rows = self.chunks, chunk_limits().kept_rows
+        parts: list[Tensor] = []
+        for number, chunk in enumerate(chunks, start=1):
+            if len(chunks) == 1 or number * self._chunk_rows <= kept_rows or not torch.is_grad_enabled():
+                parts.append(encode(chunk, contexts))
+            else:
+                parts.append(checkpoint(encode, chunk, contexts, use_reentrant=False))
+        features = torch.cat(parts)
+        return features.to(torch.promote_types(features.dtype, torch.float32))

@@ -23,21 +23,15 @@ from promptmix.backbones.base import AnyTextTower
 from promptmix.backbones.siglip_text import SiglipTextTower
 from promptmix.backbones.text_tower import TextTower
 from promptmix.backbones.transformer import TransformerBlock
-from promptmix.prompts.chunks import encode_chunks
+from promptmix.prompts.chunks import ChunkedRows
 from promptmix.prompts.layout import PromptLayout, build_layout
 from promptmix.prompts.plain import PlainPrompts
 
 __all__ = ["PackedPrompts", "Prompts", "encode_packed", "lay_out_prompts"]
 
 
-class PackedPrompts:
-    """Sequences laid out for one tower, in one or several chunks.
-
-    Args:
-        rows, groups, row_names: as for :func:`~promptmix.prompts.layout.build_layout`.
-        max_rows: the most rows encoded at a time. With a gradient each chunk is computed again in the backward pass:
-            one more forward, exact, and memory for one chunk only.
-    """
+class PackedPrompts(ChunkedRows[PromptLayout]):
+    """Sequences laid out for one causal tower; the arguments are those of :class:`~promptmix.prompts.chunks.ChunkedRows`."""
 
     def __init__(
         self,
@@ -47,23 +41,13 @@ class PackedPrompts:
         row_names: Sequence[str] | None = None,
         max_rows: int = 1024,
     ) -> None:
+        super().__init__(rows, groups, row_names, max_rows, tower.config.context_length)
         self._tower = tower
-        device = tower.position_embedding.device
-        self.layouts: list[PromptLayout] = []
-        for start in range(0, len(rows), max_rows):
-            part = slice(start, start + max_rows)
-            renumbered = {group: number for number, group in enumerate(dict.fromkeys(groups[part]))}
-            layout = build_layout(
-                rows[part],
-                [renumbered[group] for group in groups[part]],
-                tower.config.context_length,
-                None if row_names is None else row_names[part],
-            )
-            self.layouts.append(layout.to(device))
 
-    @property
-    def num_rows(self) -> int:
-        return sum(layout.num_rows for layout in self.layouts)
+    def _lay_out(self, rows: Sequence[Sequence[int]], groups: Sequence[int]) -> PromptLayout:
+        renumbered = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        layout = build_layout(rows, [renumbered[group] for group in groups])
+        return layout.to(self._tower.position_embedding.device)
 
     def encode(
         self,
@@ -76,7 +60,7 @@ class PackedPrompts:
             contexts: the learnt vectors that rows may name.
             deep_contexts: what takes the place of the contexts' states before the second block, the third, and so on.
         """
-        return encode_chunks(functools.partial(encode_packed, self._tower, deep_contexts=deep_contexts), self.layouts, contexts)
+        return self._encode_chunks(functools.partial(encode_packed, self._tower, deep_contexts=deep_contexts), contexts)
 
 
 Prompts = PackedPrompts | PlainPrompts
@@ -95,7 +79,7 @@ def lay_out_prompts(
         DataError: a sequence is longer than the tower's context; the message names it.
     """
     if isinstance(tower, SiglipTextTower):
-        return PlainPrompts(tower, rows, row_names, max_rows)
+        return PlainPrompts(tower, rows, groups, row_names, max_rows)
     return PackedPrompts(tower, rows, groups, row_names, max_rows)
 
 

@@ -62,21 +62,13 @@ class PromptLayout:
         return PromptLayout(**{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
 
 
-def build_layout(
-    rows: Sequence[Sequence[int]], groups: Sequence[int], context_length: int, row_names: Sequence[str] | None = None
-) -> PromptLayout:
+def build_layout(rows: Sequence[Sequence[int]], groups: Sequence[int]) -> PromptLayout:
     """Build the index tensors.
 
     Args:
         rows: whole sequences, start and end token included, each at least two long.
         groups: for each row the number of its group, 0 and up without gaps.
-        context_length: the longest sequence the tower has positions for.
-        row_names: for error messages, what each row is about.
-
-    Raises:
-        DataError: a sequence is longer than the tower's context; the message names it.
     """
-    check_lengths(rows, context_length, row_names)
     num_groups = max(groups) + 1
     members: list[list[Sequence[int]]] = [[] for _ in range(num_groups)]
     for row, group in zip(rows, groups, strict=True):

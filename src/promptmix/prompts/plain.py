@@ -15,8 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from promptmix.backbones.siglip_text import SiglipTextTower
-from promptmix.prompts.chunks import encode_chunks
-from promptmix.prompts.layout import check_lengths
+from promptmix.prompts.chunks import ChunkedRows
 
 __all__ = ["PlainPrompts"]
 
@@ -30,44 +29,39 @@ class _Chunk:
     token_ids: Int[Tensor, "token"]
     source_index: Int[Tensor, "row position"]
 
+    @property
+    def num_rows(self) -> int:
+        return self.source_index.shape[0]
 
-class PlainPrompts:
-    """Sequences laid out for one tower, padded to its whole context, in one or several chunks.
 
-    Args:
-        rows: whole sequences, end token included; a value >= 0 is a token of the vocabulary, -1-k is learnt context vector k.
-        row_names: for error messages, what each row is about.
-        max_rows: the most rows encoded at a time; more than 128 are never.
+class PlainPrompts(ChunkedRows[_Chunk]):
+    """Sequences laid out for one tower, padded to its whole context.
 
-    Raises:
-        DataError: a sequence is longer than the tower's context; the message names it.
+    The arguments are those of :class:`~promptmix.prompts.chunks.ChunkedRows`, but that never more than 128 rows are encoded at a time.
     """
 
     def __init__(
         self,
         tower: SiglipTextTower,
         rows: Sequence[Sequence[int]],
+        groups: Sequence[int],
         row_names: Sequence[str] | None = None,
         max_rows: int = 1024,
     ) -> None:
-        config, device = tower.config, tower.position_embedding.device
-        check_lengths(rows, config.context_length, row_names)
+        super().__init__(rows, groups, row_names, min(max_rows, _MOST_ROWS), tower.config.context_length)
         self._tower = tower
-        self.num_rows = len(rows)
-        self._chunks: list[_Chunk] = []
-        step = min(max_rows, _MOST_ROWS)
-        for start in range(0, len(rows), step):
-            padded = torch.tensor(
-                [[*row, *[config.pad_token] * (config.context_length - len(row))] for row in rows[start : start + step]]
-            )
-            is_token = padded >= 0
-            token_ids = padded[is_token].unique()
-            source_index = torch.where(is_token, torch.searchsorted(token_ids, padded), len(token_ids) - 1 - padded)
-            self._chunks.append(_Chunk(token_ids=token_ids.to(device), source_index=source_index.to(device)))
+
+    def _lay_out(self, rows: Sequence[Sequence[int]], groups: Sequence[int]) -> _Chunk:
+        config, device = self._tower.config, self._tower.position_embedding.device
+        padded = torch.tensor([[*row, *[config.pad_token] * (config.context_length - len(row))] for row in rows])
+        is_token = padded >= 0
+        token_ids = padded[is_token].unique()
+        source_index = torch.where(is_token, torch.searchsorted(token_ids, padded), len(token_ids) - 1 - padded)
+        return _Chunk(token_ids=token_ids.to(device), source_index=source_index.to(device))
 
     def encode(self, contexts: Float[Tensor, "context width"] | None = None) -> Float[Tensor, "row embedding"]:
         """Features of all rows, in their order, NOT normalised; ``contexts`` are the learnt vectors that rows may name."""
-        return encode_chunks(functools.partial(_encode_plain, self._tower), self._chunks, contexts)
+        return self._encode_chunks(functools.partial(_encode_plain, self._tower), contexts)
 
 
 def _encode_plain(

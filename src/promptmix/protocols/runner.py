@@ -24,6 +24,7 @@ from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.errors import BackboneError, DataError, InterruptedRun, OutOfMemoryError, UnreadablePictureError
 from promptmix.features.cache import FeatureCache
+from promptmix.memory import free_memory_bytes
 from promptmix.protocols.base import Plan, PlannedRun
 from promptmix.protocols.execute import Workbench, execute, is_finished, run_folder
 from promptmix.runtime import write_json
@@ -55,7 +56,7 @@ def choose_jobs(backbone: Backbone) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     towers = [tower for tower in (backbone.vision, backbone.text) if tower is not None]
     weights = sum(value.numel() * value.element_size() for tower in towers for value in tower.parameters())
-    free = _free_bytes()
+    free = free_memory_bytes()
     return cores if free is None else max(1, min(cores, free // (_PROCESS_BYTES + 3 * weights)))
 
 
@@ -278,12 +279,3 @@ def _record(out: Path, run: PlannedRun, problem: BaseException, describe: Descri
     except (DataError, OSError) as unwritten:
         _logger.error("why %s failed could not be written down: %s", run.run_id, unwritten)
     return Failure(run_id=run.run_id, exit_code=exit_code, message=message)
-
-
-def _free_bytes() -> int | None:
-    """Memory that could be used now; None where the system does not tell."""
-    there = Path("/proc/meminfo")
-    if not there.is_file():
-        return None
-    line = next((line for line in there.read_text(encoding="ascii").splitlines() if line.startswith("MemAvailable")), None)
-    return None if line is None else int(line.split()[1]) * 1024

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from promptmix.backbones.base import Backbone
@@ -24,9 +24,12 @@ from promptmix.evaluation.metrics import measure
 from promptmix.evaluation.results import peak_memory_bytes
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features
+from promptmix.memory import memory_bytes
 from promptmix.methods.base import Method, Recipe
 from promptmix.methods.registry import build_method, method_class
+from promptmix.prompts.chunks import ChunkLimits
 from promptmix.training.choose import choose_options
+from promptmix.training.chunking import plan_chunks
 from promptmix.training.feeds import CachedFeed, Feed, LiveFeed
 from promptmix.training.loop import StepReport, Taken, train
 
@@ -46,6 +49,8 @@ class RunConfig(StrictModel):
         recipe: what to change of the method's recipe.
         shots: how many pictures a class the training set was cut to, for the record and the recipe's length; None: all.
         seed: of every random choice; 0 is a seed like any other.
+        max_memory: bytes that training may take, also as ``8GB`` or ``2GiB``: on a GPU of its memory, else of the machine's. Fewer
+            prompts are encoded at a time then. None: as is usual.
     """
 
     method: str = "mocoop"
@@ -58,6 +63,7 @@ class RunConfig(StrictModel):
     seed: int = Field(default=1, ge=0, lt=2**63)
     augmentation: Augmentation = Augmentation()
     skip_bad: bool = False
+    max_memory: Annotated[int, Field(ge=1), BeforeValidator(memory_bytes)] | None = None
 
 
 def no_progress(stage: str, done: int, total: int, detail: str) -> None:
@@ -223,10 +229,12 @@ def learn(
         def report(step: StepReport) -> None:
             on_progress("training", step.done, step.steps, f"loss {step.loss:.3f}, accuracy {100 * step.accuracy:.1f} %")
 
+        limits = _chunk_limits(prepared, feed)
         taken = train(
             method,
             prepared.recipe,
             feed,
+            limits=limits,
             run_key=run_key,
             log_path=log_path,
             checkpoint_path=checkpoint_path,
@@ -265,6 +273,21 @@ def _accuracy(
         logits = class_logits(method.classifier(), seen.features[:, 0], backbone.device)
     labels = torch.tensor([held_out.labels[place] for place in seen.kept])
     return measure(logits, labels, training.class_names).accuracy
+
+
+def _chunk_limits(prepared: Prepared, feed: Feed) -> ChunkLimits:
+    """How much text is encoded at a time; told where the person asked for a limit."""
+    config, method = prepared.config, prepared.method
+    more = method.more_class_names
+
+    def build(class_names: Sequence[str]) -> Method:
+        return build_method(config.method, config.options, prepared.backbone, class_names, config.seed, more[: len(class_names)])
+
+    plan = plan_chunks(method, build, min(prepared.recipe.batch_size, feed.num_pictures), config.max_memory)
+    if plan is None:
+        return ChunkLimits()
+    logger.log(logging.INFO if config.max_memory is None else logging.WARNING, "memory: %s", plan)
+    return plan.limits
 
 
 def _is_live(method: Method, config: RunConfig) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
+import logging
 import math
 import signal
 import threading
@@ -18,10 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptmix.errors import CheckpointError, ConfigError, InterruptedRun
+from promptmix.errors import CheckpointError, ConfigError, InterruptedRun, OutOfMemoryError
 from promptmix.evaluation.results import peak_memory_bytes
+from promptmix.memory import is_out_of_memory
 from promptmix.methods.base import Method, Recipe
+from promptmix.prompts.chunks import ChunkLimits, limit_chunks
 from promptmix.runtime import keep_freed_memory, write_text, writing
+from promptmix.structs import Batch, StepOutput
 from promptmix.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from promptmix.training.feeds import Feed, num_steps
 from promptmix.training.optim import averaging_weight, build_optimizer, rate_at, set_rates
@@ -29,6 +34,7 @@ from promptmix.training.optim import averaging_weight, build_optimizer, rate_at,
 __all__ = ["StepReport", "Taken", "train"]
 
 _SECONDS_BETWEEN_CHECKPOINTS = 20.0
+_logger = logging.getLogger(__name__)
 _OPTIMIZER_STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq")  # of SGD; of AdamW
 
 
@@ -74,15 +80,21 @@ def train(
     run_key: str = "",
     log_path: Path | None = None,
     checkpoint_path: Path | None = None,
+    limits: ChunkLimits | None = None,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> Taken:
     """Train ``method`` in place; returns what it took in all.
 
     With a ``checkpoint_path`` the state is written every now and then, and a file that is already there is resumed from: on a CPU the
     parameters at the end are bit for bit those of an uninterrupted run on the same machine (a GPU adds up in no fixed order). On
-    Ctrl-C or SIGTERM the step at hand is finished and the state written.
+    Ctrl-C or SIGTERM the step at hand is finished and the state written. Where memory runs out, fewer prompts are encoded at a time
+    from then on, once.
+
+    Args:
+        limits: how much text is encoded at a time; None: as is usual.
 
     Raises:
+        OutOfMemoryError: memory ran out again.
         InterruptedRun: the person stopped the run; the checkpoint was written.
         CheckpointError: the checkpoint is damaged, or of another run or feed.
         ConfigError: the loss or a parameter is no longer a finite number, or the method tunes the image tower and the feed holds cached features.
@@ -128,6 +140,7 @@ def train(
     all_steps = recipe.epochs * steps if recipe.steps is None else recipe.steps
     epochs = math.ceil(all_steps / steps)
     last_write = time.monotonic()
+    stepper = _Stepper(method, limits or ChunkLimits())
 
     def save(epoch: int, step: int) -> None:
         assert checkpoint_path is not None
@@ -162,14 +175,7 @@ def train(
             batches = feed.batches(epoch, recipe.batch_size, first_step)
             for step, batch in enumerate(itertools.islice(batches, steps_here - first_step), start=first_step):
                 set_rates(optimizer, recipe, epoch, batch.number / all_steps)
-                output = method.training_step(batch)
-                loss = float(output.loss.detach())
-                if not math.isfinite(loss):
-                    raise ConfigError(
-                        f"the loss became {loss} in epoch {epoch + 1}; lower the rate (--set recipe.rate=...) and start again"
-                    )
-                optimizer.zero_grad()
-                method.backward(output)
+                output, loss = stepper.step(batch, epoch)
                 if recipe.clip is not None:
                     torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.clip)
                 optimizer.step()
@@ -234,6 +240,48 @@ def train(
         earlier_seconds=earlier_seconds,
         peak_memory_bytes=max(earlier_peak, peak_memory_bytes()),
     )
+
+
+class _Stepper:
+    """Takes training steps within limits of memory, which it tightens once where that is not enough."""
+
+    def __init__(self, method: Method, limits: ChunkLimits) -> None:
+        self._method, self._limits, self._tightened = method, limits, False
+
+    def step(self, batch: Batch, epoch: int) -> tuple[StepOutput, float]:
+        """What a step gives and its loss, with the gradients in place."""
+        try:
+            return self._step(batch, epoch)
+        except (MemoryError, RuntimeError) as problem:
+            if not is_out_of_memory(problem):
+                raise
+            reason = str(problem)[:200]
+        # Outside of the handler, which holds on to what the step had in memory.
+        rows = max(1, self._limits.rows // 4)
+        if self._tightened or batch.image_features.requires_grad or self._method.text_encodings_per_step == 0:
+            raise OutOfMemoryError(
+                f"out of memory with {self._limits.rows} prompts at a time ({reason}); allow less with --max-memory, take a smaller"
+                " --set recipe.batch_size=N, or choose another --device"
+            )
+        _logger.warning("out of memory; from now on %d prompts at a time instead of %d", rows, self._limits.rows)
+        self._limits, self._tightened = ChunkLimits(rows=rows, kept_rows=0), True
+        self._method.zero_grad()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return self.step(batch, epoch)
+
+    def _step(self, batch: Batch, epoch: int) -> tuple[StepOutput, float]:
+        with limit_chunks(self._limits):
+            output = self._method.training_step(batch)
+            loss = float(output.loss.detach())
+            if not math.isfinite(loss):
+                raise ConfigError(
+                    f"the loss became {loss} in epoch {epoch + 1}; lower the rate (--set recipe.rate=...) and start again"
+                )
+            self._method.zero_grad()
+            self._method.backward(output)
+        return output, loss
 
 
 def _stopped(epoch: int, epochs: int, checkpoint_path: Path | None) -> str:

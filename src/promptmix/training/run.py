@@ -253,7 +253,7 @@ def _run_key(
     more_class_names: Sequence[str],
 ) -> str:
     """Hash of all that the trained parameters and the measured numbers depend on."""
-    wanted = config.model_dump(mode="json", exclude={"device", "precision", "backbone", "skip_bad"})
+    wanted = config.model_dump(mode="json", exclude={"device", "precision", "backbone", "skip_bad", "max_memory"})
     parts = [json.dumps(wanted, sort_keys=True), recipe.model_dump_json(), stands_for, backbone.features_key]
     parts += [json.dumps(list(names)) for names in (training.class_names, more_class_names)]
     for part in (training,) if measured is training else (training, measured):

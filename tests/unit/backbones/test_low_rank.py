@@ -260,14 +260,14 @@ def test_chunks_that_are_computed_again_drop_the_same() -> None:
     tower = changed_tower(tower_called("text"), changes)
     wanted = list(changes.parameters())
     packed = PackedPrompts(tower, ROWS, [0] * len(ROWS), max_rows=2)
-    assert len(packed.layouts) == 3
+    assert len(packed.chunks) == 3
     weights = torch.randn(len(ROWS), 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
     def gradient(features: Tensor) -> list[Tensor]:
         return list(torch.autograd.grad((features * weights).sum(), wanted))
 
     changes.mask_seed = 1
-    kept = torch.cat([encode_packed(tower, layout, None) for layout in packed.layouts])
+    kept = torch.cat([encode_packed(tower, layout, None) for layout in packed.chunks])
     recomputed, disturbed = packed.encode(), packed.encode()
     assert torch.equal(recomputed, kept)
     right = gradient(kept)

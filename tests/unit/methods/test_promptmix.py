@@ -223,6 +223,37 @@ def test_a_saved_model_says_the_same_whatever_classes_are_added_and_removed(back
     assert torch.equal(said(read_model(tmp_path / "again")), said(again))
 
 
+@pytest.mark.parametrize("name", ["mocoop", "promptmix"])
+def test_a_step_on_sampled_classes_is_the_step_of_a_method_that_has_these_alone(name: str, backbone: Backbone) -> None:
+    names = ["anchor", "cat", "snowflake", "skull", "heart", "gear", "leaf"]
+    options = {"groups": [["a photo of a {}."], ["many {}."]]}
+    every, sampled = (build_method(name, {**options, **more}, backbone, names, 1) for more in ({}, {"sampled_classes": 4}))
+    assert (every.text_encodings_per_step, sampled.text_encodings_per_step) == (14, 8)
+    features, labels = drawn(2, num_classes=2)
+    batch = Batch(image_features=features, labels=labels * 3, number=5)
+    output = sampled.training_step(batch)
+    asked = [place for place in range(7) if bool(output.logits[:, place].isfinite().all())]
+    assert len(asked) == 4
+    assert {0, 3} <= set(asked)
+    alone = build_method(name, options, backbone, [names[place] for place in asked], 1)
+    renumbered = torch.tensor([asked.index(label) for label in (labels * 3).tolist()])
+    expected = alone.training_step(Batch(image_features=features, labels=renumbered, number=5))
+    torch.testing.assert_close(output.logits[:, asked], expected.logits, rtol=1e-4, atol=1e-4)
+    assert output.terms.keys() == expected.terms.keys()
+    for term, value in expected.terms.items():
+        torch.testing.assert_close(output.terms[term], value, rtol=1e-4, atol=1e-5)
+    sampled.backward(output)
+    alone.backward(expected)
+    for (what, ours), (_, theirs) in zip(sampled.named_parameters(), alone.named_parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5, msg=what)
+    # Another step draws other classes, the same step the same ones, and as many as there are is all of them.
+    again, other = (sampled.training_step(Batch(image_features=features, labels=labels * 3, number=step)) for step in (5, 6))
+    assert torch.equal(again.logits, output.logits)
+    assert not torch.equal(other.logits.isfinite(), output.logits.isfinite())
+    whole = build_method(name, {**options, "sampled_classes": 7}, backbone, names, 1)
+    assert torch.equal(whole.training_step(batch).logits, every.training_step(batch).logits)
+
+
 @pytest.mark.parametrize("left_out", [*([part] for part in PARTS), [*PARTS]], ids=", ".join)
 def test_each_part_may_be_left_out(left_out: list[str], backbone: Backbone) -> None:
     method = trained(backbone, {part: PARTS[part] for part in left_out})

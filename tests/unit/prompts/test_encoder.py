@@ -124,7 +124,7 @@ def test_each_deep_context_counts_and_none_beyond_the_last_block(tower: TextTowe
 
 def test_shared_prefixes_are_packed_once(tower: TextTower) -> None:
     packed = PackedPrompts(tower, [[48, -1, -2, 3, 49], [48, -1, -2, 4, 49]], [0, 0])
-    assert packed.layouts[0].num_packed_tokens == 3 + 2 + 2
+    assert packed.chunks[0].num_packed_tokens == 3 + 2 + 2
 
 
 def test_a_name_too_long_is_named(tower: TextTower) -> None:

@@ -165,13 +165,13 @@ def test_threads_are_those_of_the_plan_and_only_for_its_runs(
 
 def test_fewer_processes_where_memory_is_short(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner.os, "sched_getaffinity", lambda _: range(8), raising=False)
-    monkeypatch.setattr(runner, "_free_bytes", lambda: 2**40)
+    monkeypatch.setattr(runner, "free_memory_bytes", lambda: 2**40)
     assert choose_jobs(backbone) == 8
-    monkeypatch.setattr(runner, "_free_bytes", lambda: 2**31)
+    monkeypatch.setattr(runner, "free_memory_bytes", lambda: 2**31)
     assert choose_jobs(backbone) == 2
-    monkeypatch.setattr(runner, "_free_bytes", lambda: 1)
+    monkeypatch.setattr(runner, "free_memory_bytes", lambda: 1)
     assert choose_jobs(backbone) == 1
-    monkeypatch.setattr(runner, "_free_bytes", lambda: None)
+    monkeypatch.setattr(runner, "free_memory_bytes", lambda: None)
     assert choose_jobs(backbone) == 8
 
 

@@ -20,8 +20,9 @@ from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.data.pictograms import draw_set
 from promptmix.data.records import LabelledPictures
-from promptmix.errors import CheckpointError, ConfigError, InterruptedRun
+from promptmix.errors import CheckpointError, ConfigError, InterruptedRun, OutOfMemoryError
 from promptmix.methods.base import Method, MethodConfig, Recipe
+from promptmix.prompts.chunks import ChunkLimits, chunk_limits
 from promptmix.runtime import torch_generator
 from promptmix.structs import Batch, StepOutput
 from promptmix.training import loop
@@ -289,3 +290,72 @@ def signals_as_before() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     yield
     assert signal.getsignal(signal.SIGINT) is before
+
+
+class Hungry(Linear):
+    """Runs out of memory where more than ``fit`` prompts are encoded at a time, before its backward pass or within it."""
+
+    def __init__(self, backbone: Backbone, fit: int, late: bool) -> None:
+        super().__init__(backbone)
+        self.fit, self.late = fit, late
+
+    @property
+    def text_encodings_per_step(self) -> int:
+        return 4000
+
+    def training_step(self, batch: Batch) -> StepOutput:
+        if not self.late:
+            self._take()
+        return super().training_step(batch)
+
+    def backward(self, output: StepOutput) -> None:
+        super().backward(output)
+        if self.late:
+            self._take()
+
+    def _take(self) -> None:
+        if chunk_limits().rows > self.fit:
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:113] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+            )
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_where_memory_runs_out_once_fewer_prompts_at_a_time_give_the_same(
+    late: bool, backbone: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    features = functional.normalize(torch.randn(PICTURES, 1, WIDTH, generator=torch_generator(0, "pictures")), dim=-1)
+    labels = torch.arange(PICTURES) % 3
+    taken = []
+    for fit in (10_000, 300):
+        method = Hungry(backbone, fit, late)
+        train(
+            method, Recipe(epochs=3, batch_size=4, rate=0.1), CachedFeed(features, labels, 1), limits=ChunkLimits(kept_rows=2048)
+        )
+        taken.append(method.learnt_state())
+    for name, value in taken[0].items():
+        assert torch.equal(value, taken[1][name])
+    assert [record.message for record in caplog.records] == ["out of memory; from now on 256 prompts at a time instead of 1024"]
+
+
+def test_where_memory_runs_out_again_the_run_ends_and_says_what_to_do(backbone: Backbone) -> None:
+    features = torch.ones(PICTURES, 1, WIDTH)
+    method = Hungry(backbone, 100, False)
+    with pytest.raises(
+        OutOfMemoryError, match=r"out of memory with 256 prompts at a time \(.*alloc_cpu.*\); allow less with --max-mem"
+    ):
+        train(method, Recipe(epochs=1, batch_size=4), CachedFeed(features, torch.arange(PICTURES) % 3, 1))
+    assert chunk_limits() == ChunkLimits()
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = Linear(backbone)
+
+    def broken(batch: Batch) -> StepOutput:
+        method.seen.append(batch.number)
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(method, "training_step", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        train(method, Recipe(epochs=1, batch_size=4), CachedFeed(torch.ones(PICTURES, 1, WIDTH), torch.arange(PICTURES) % 3, 1))
+    assert method.seen == [0]

@@ -1,0 +1,74 @@
+"""How much memory there is, how much is in use, and whether it ran out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["free_memory_bytes", "held_memory_bytes", "in_words", "is_out_of_memory", "memory_bytes"]
+
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
+_UNITS = {"": 1, **{f"{letter}B": 1000**power for power, letter in enumerate("KMGT", start=1)}}
+_UNITS |= {f"{letter}{end}": 1024**power for power, letter in enumerate("KMGT", start=1) for end in ("", "IB")} | {"B": 1}
+_AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_NO_LIMIT = 2**60  # what containers without a limit call theirs, in one way or the other
+
+
+def memory_bytes(amount: str | int) -> int:
+    """Bytes of an amount such as ``8GB`` (8 * 1000^3), ``8GiB`` or ``8G`` (8 * 1024^3), or a number of bytes.
+
+    Raises:
+        ValueError: this is no amount of memory.
+    """
+    found = _AMOUNT.fullmatch(str(amount))
+    if found is None or found[2].upper() not in _UNITS:
+        raise ValueError(f"{amount!r} is no amount of memory; give one such as 8GB, 500MB or 2GiB")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def in_words(size: float) -> str:
+    """A number of bytes as people read it: ``1.5 GiB``."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Whether an error says that there was no memory left. Torch's own has a name of its own on a GPU only; elsewhere its text tells."""
+    told = isinstance(problem, RuntimeError) and any(words in str(problem).lower() for words in _OUT_OF_MEMORY)
+    return isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError" or told
+
+
+def free_memory_bytes(device: torch.device | None = None) -> int | None:
+    """Memory that this process could still take, of a GPU or of the machine (or the container); None where the system does not tell."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    free = _number(Path("/proc/meminfo"), "MemAvailable:")
+    of_the_machine = None if free is None else free * 1024
+    limit, used = _number(Path("/sys/fs/cgroup/memory.max")), _number(Path("/sys/fs/cgroup/memory.current"))
+    if limit is None or used is None or limit >= _NO_LIMIT:
+        return of_the_machine
+    return max(0, limit - used) if of_the_machine is None else min(of_the_machine, max(0, limit - used))
+
+
+def held_memory_bytes(device: torch.device | None = None) -> int:
+    """Memory that this process holds now, of a GPU or of the machine; 0 where the system does not tell."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return torch.cuda.memory_reserved(device)
+    return 1024 * (_number(Path("/proc/self/status"), "VmRSS:") or 0)
+
+
+def _number(path: Path, name: str = "") -> int | None:
+    """The number behind a name, on a line of its own, in one of the system's files; None where there is none."""
+    try:
+        text = path.read_text(encoding="ascii")
+    except OSError:
+        return None
+    found = re.search(rf"^{re.escape(name)}\s*(\d+)", text, re.MULTILINE)
+    return None if found is None else int(found[1])

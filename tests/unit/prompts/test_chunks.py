@@ -1,0 +1,96 @@
+"""Chunks of prompts: whatever the limits, the same features and gradients; what is in memory is what the limits say."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from promptmix.backbones.base import Backbone
+from promptmix.backbones.registry import load_backbone
+from promptmix.prompts.bank import PromptBank
+from promptmix.prompts.chunks import ChunkLimits, chunk_limits, limit_chunks
+from promptmix.prompts.encoder import Prompts
+from promptmix.prompts.templates import parse_template
+
+NAMES = [f"cat {'of the house ' * (number % 3)}{number}" for number in range(20)]
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load_backbone("bundled", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def bank(backbone: Backbone) -> PromptBank:
+    tower, tokenizer = backbone.require_text()
+    tower = copy.deepcopy(tower).double()  # so that other orders of adding up do not tell
+    return PromptBank(tower, tokenizer, [parse_template("a photo of a {}."), parse_template("many {} in it.")], period=True)
+
+
+def encoded(bank: PromptBank, prompts: Prompts, limits: ChunkLimits) -> tuple[Tensor, Tensor, int]:
+    """Features, the contexts' gradient, and how many numbers the backward pass had been kept."""
+    contexts = bank.starting_contexts().requires_grad_(True)
+    kept: dict[int, int] = {}
+
+    def weigh(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with limit_chunks(limits), torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
+        features = prompts.encode(contexts)
+    weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
+    (features * weights).sum().backward()
+    assert contexts.grad is not None
+    return features.detach(), contexts.grad, sum(kept.values())
+
+
+@settings(max_examples=12, deadline=None)
+@given(rows=st.integers(1, 45), kept_rows=st.integers(0, 60))
+def test_no_limit_changes_features_or_gradients(bank: PromptBank, rows: int, kept_rows: int) -> None:
+    prompts = bank.lay_out(NAMES)
+    whole = encoded(bank, prompts, ChunkLimits())
+    cut = encoded(bank, prompts, ChunkLimits(rows=rows, kept_rows=kept_rows))
+    for ours, expected in zip(cut[:2], whole[:2], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12 * float(expected.abs().max()))
+
+
+def test_what_is_kept_changes_no_bit(bank: PromptBank) -> None:
+    prompts = bank.lay_out(NAMES)
+    nothing, some, everything = (encoded(bank, prompts, ChunkLimits(rows=10, kept_rows=kept)) for kept in (0, 20, 40))
+    for other in (some, everything):
+        assert torch.equal(nothing[0], other[0])
+        assert torch.equal(nothing[1], other[1])
+
+
+def test_what_is_kept_is_what_the_limits_say(bank: PromptBank) -> None:
+    prompts = bank.lay_out(NAMES)
+    nothing, half, everything = (encoded(bank, prompts, ChunkLimits(rows=10, kept_rows=kept))[2] for kept in (0, 20, 40))
+    assert nothing < everything / 10
+    first = encoded(bank, prompts.select(range(20)), ChunkLimits(rows=10, kept_rows=20))[2]
+    assert nothing + 0.9 * first < half < nothing + 1.1 * first
+    # A chunk that would be cut by the number is computed again.
+    assert encoded(bank, prompts, ChunkLimits(rows=10, kept_rows=29))[2] == half
+
+
+def test_limits_hold_within_their_block_alone(bank: PromptBank) -> None:
+    prompts = bank.lay_out(NAMES)
+    assert len(prompts.chunks) == 1
+    with limit_chunks(ChunkLimits(rows=7)):
+        assert [chunk.num_rows for chunk in prompts.chunks] == [7, 7, 7, 7, 7, 5]
+        with limit_chunks(ChunkLimits(rows=20)):
+            assert len(prompts.chunks) == 2
+    assert chunk_limits() == ChunkLimits()
+    assert len(prompts.chunks) == 1
+    assert prompts.chunks is prompts.chunks  # laid out once
+
+
+def test_some_rows_are_encoded_as_they_are_among_all(bank: PromptBank) -> None:
+    prompts, contexts = bank.lay_out(NAMES), bank.starting_contexts()
+    numbers = [39, 0, 21, 3, 3]
+    torch.testing.assert_close(prompts.select(numbers).encode(contexts), prompts.encode(contexts)[numbers], rtol=0, atol=1e-12)
+    assert (prompts.num_rows, prompts.select(numbers).num_rows) == (40, 5)

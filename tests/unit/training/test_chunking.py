@@ -1,0 +1,129 @@
+"""The plan of how much text is in memory at once, weighed against what training really keeps."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from promptmix.backbones.base import Backbone
+from promptmix.backbones.registry import load_backbone
+from promptmix.errors import ConfigError
+from promptmix.methods.base import Method
+from promptmix.methods.registry import build_method
+from promptmix.prompts.chunks import ChunkLimits, limit_chunks
+from promptmix.structs import Batch
+from promptmix.training import chunking
+from promptmix.training.chunking import plan_chunks
+
+NAMES = tuple(f"kind {number} of thing{'s seen from afar' * (number % 3)}" for number in range(300))
+EIGHT_EXPERTS: dict[str, Any] = {
+    "groups": [[f"{word} {{}}."] for word in ["a", "many", "one", "old", "new", "big", "red", "wet"]]
+}
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load_backbone("bundled", device="cpu")
+
+
+@pytest.fixture
+def nothing_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the process held nothing else, so that the plan is of the step alone."""
+    monkeypatch.setattr(chunking, "held_memory_bytes", lambda device: 0)
+
+
+def made(
+    backbone: Backbone, name: str = "mocoop", options: dict[str, Any] | None = None, names: Sequence[str] = NAMES
+) -> tuple[Method, Callable[[Sequence[str]], Method]]:
+    given = EIGHT_EXPERTS if options is None else options
+
+    def build(class_names: Sequence[str]) -> Method:
+        return build_method(name, given, backbone, class_names, 1)
+
+    return build(names), build
+
+
+@pytest.mark.parametrize("name", ["mocoop", "promptmix"])
+def test_a_row_weighs_what_the_whole_step_says(backbone: Backbone, name: str) -> None:
+    method, build = made(backbone, name, names=NAMES[:120])
+    plan = plan_chunks(method, build, 4, 2**33)
+    assert plan is not None
+    assert plan.rows == 8 * 120
+    whole = chunking._weigh_step(method, 4)
+    assert 0.75 < plan.rows * plan.row_bytes / whole < 1.25
+
+
+def test_of_prompts_that_depend_on_the_picture_each_picture_s_count(backbone: Backbone) -> None:
+    method, build = made(backbone, "cocoop", {}, NAMES[:160])
+    plan = plan_chunks(method, build, 6, 2**33)
+    assert plan is not None
+    assert plan.rows == 6 * 160
+    assert 0.75 < plan.rows * plan.row_bytes / chunking._weigh_step(method, 6) < 1.25
+
+
+def test_a_small_step_needs_no_plan_and_one_without_text_never_does(backbone: Backbone) -> None:
+    method, build = made(backbone, names=NAMES[:10])
+    assert plan_chunks(method, build, 4) is None
+    assert plan_chunks(method, build, 4, 2**33) is not None
+    assert plan_chunks(*made(backbone, "tip-adapter-f", {}), 4, 2**20) is None
+
+
+def test_without_a_limit_the_rows_at_a_time_are_the_usual_ones(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, nothing_held: None
+) -> None:
+    method, build = made(backbone)
+    for free, kept in ((None, 0), (2**20, 0), (2**40, 2400)):
+        monkeypatch.setattr(chunking, "free_memory_bytes", lambda device, free=free: free)
+        plan = plan_chunks(method, build, 4)
+        assert plan is not None
+        assert plan.limits == ChunkLimits(rows=1024, kept_rows=kept)
+
+
+@pytest.mark.usefixtures("nothing_held")
+def test_with_a_limit_no_more_is_in_memory_than_fits(backbone: Backbone) -> None:
+    method, build = made(backbone)
+    plenty = plan_chunks(method, build, 4, 2**34)
+    assert plenty is not None
+    assert plenty.limits.kept_rows == plenty.rows
+    rows_before = plenty.rows
+    for allowed in (2**30, 2**29 + 2**27, 2**29, 3 * 2**27, 5 * 2**26):
+        plan = plan_chunks(method, build, 4, allowed)
+        assert plan is not None
+        assert plan.expected_bytes <= allowed
+        assert plan.limits.rows + plan.limits.kept_rows <= rows_before + 1024
+        rows_before = plan.limits.rows + plan.limits.kept_rows
+    assert plan.limits.rows < 1024
+    assert f"{plan.limits.rows:,} at a time" in str(plan)
+
+
+@pytest.mark.usefixtures("nothing_held")
+def test_too_little_memory_is_refused_with_what_is_needed(backbone: Backbone) -> None:
+    method, build = made(backbone)
+    with pytest.raises(ConfigError, match=r"--max-memory 100 MiB is too little: 2,400 prompts a step need about \d+ MiB"):
+        plan_chunks(method, build, 4, 100 * 2**20)
+
+
+def test_a_step_within_the_limits_is_the_step_without(backbone: Backbone) -> None:
+    tower, _ = backbone.require_text()
+    exact = dataclasses.replace(backbone, text=copy.deepcopy(tower).double())  # other orders of adding up do not tell
+    method = made(exact, names=NAMES[:30])[0].double()
+    drawn = torch.randn(6, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    features = functional.normalize(drawn, dim=-1)
+    batch = Batch(image_features=features, labels=torch.arange(6))
+
+    def gradients(limits: ChunkLimits) -> dict[str, torch.Tensor]:
+        method.zero_grad()
+        with limit_chunks(limits):
+            method.backward(method.training_step(batch))
+        return {name: value.grad.clone() for name, value in method.named_parameters() if value.grad is not None}
+
+    whole, cut = gradients(ChunkLimits()), gradients(ChunkLimits(rows=17, kept_rows=34))
+    assert whole.keys() == cut.keys() == dict(method.named_parameters()).keys()
+    for name, expected in whole.items():
+        assert float((cut[name] - expected).norm() / expected.norm()) < 1e-12, name
