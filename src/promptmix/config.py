@@ -99,7 +99,7 @@ def _model_at(kind: type[BaseModel], path: Iterable[str | int]) -> type[BaseMode
 
 def _describe(place: str, errors: list[Any]) -> str:
     given = errors[0].get("input")
-    first, *others = (error["msg"] for error in errors)
+    first, *others = (error["msg"].removeprefix("Value error, ") for error in errors)
     demand = " or ".join([f"{first[0].lower()}{first[1:]}", *(other.removeprefix("Input should be ") for other in others)])
     choices = [
         choice.strip("' ")

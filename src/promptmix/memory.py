@@ -26,13 +26,15 @@ def memory_bytes(amount: str | int) -> int:
     """
     found = _AMOUNT.fullmatch(str(amount))
     if found is None or found[2].upper() not in _UNITS:
-        raise ValueError(f"{amount!r} is no amount of memory; give one such as 8GB, 500MB or 2GiB")
+        raise ValueError("it must be an amount of memory such as 8GB, 500MB or 2GiB")
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 def in_words(size: float) -> str:
-    """A number of bytes as people read it: ``1.5 GiB``."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+    """A number of bytes as people read it: ``1.5 GiB``, ``230 KiB``."""
+    if size >= 2**30:
+        return f"{size / 2**30:.1f} GiB"
+    return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
 
 
 def is_out_of_memory(problem: BaseException) -> bool:
