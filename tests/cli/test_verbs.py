@@ -55,6 +55,20 @@ def test_errors_are_one_line_with_their_exit_code(
     assert done.out == ""
 
 
+def test_training_keeps_to_the_memory_it_is_given_and_says_how(promptmix: Promptmix, photos: Path, tmp_path: Path) -> None:
+    given = ("train", photos, "--out", tmp_path / "out", "--shots", "4", "--epochs", "3")
+    refused = promptmix(*given, "--max-memory", "20MB")
+    assert refused.code == 3
+    assert "--max-memory 19 MiB is too little: 12 prompts a step need about" in refused.err
+    assert not (tmp_path / "out").exists()
+    assert "must be an amount of memory such as 8GB" in promptmix(*given, "--max-memory", "much").err
+    trained = promptmix(*given, "--max-memory", "16GB")
+    assert trained.code == 0, trained.err
+    assert "memory: 12 prompts a step, all at once" in trained.err
+    # The limit is no part of what is learnt.
+    assert promptmix(*given, "--max-memory", "8GB", "--resume").code == 0
+
+
 def test_a_broken_picture_does_not_stop_the_others(promptmix: Promptmix, photos: Path, tmp_path: Path) -> None:
     assert promptmix("train", photos, "--out", tmp_path / "m", "--method", "zero-shot").code == 0
     (tmp_path / "broken.png").write_bytes(b"no picture")

@@ -33,7 +33,7 @@ from promptmix.training.chunking import plan_chunks
 from promptmix.training.feeds import CachedFeed, Feed, LiveFeed
 from promptmix.training.loop import StepReport, Taken, train
 
-__all__ = ["Prepared", "Progress", "RunConfig", "Settled", "learn", "no_progress", "prepare", "settle_options"]
+__all__ = ["Prepared", "Progress", "RunConfig", "Settled", "learn", "no_progress", "plan_memory", "prepare", "settle_options"]
 
 logger = logging.getLogger(__name__)
 
@@ -202,15 +202,39 @@ def prepare(
     )
 
 
+def plan_memory(config: RunConfig, recipe: Recipe, method: Method, backbone: Backbone, num_pictures: int) -> ChunkLimits:
+    """How much text training encodes at a time; told where the person asked for a limit.
+
+    Raises:
+        ConfigError: the limit is too low.
+    """
+    if method.learns != "by gradient":
+        return ChunkLimits()
+
+    def build(class_names: Sequence[str]) -> Method:
+        more = method.more_class_names[: len(class_names)]
+        return build_method(config.method, config.options, backbone, class_names, config.seed, more)
+
+    plan = plan_chunks(method, build, min(recipe.batch_size, num_pictures), config.max_memory)
+    if plan is None:
+        return ChunkLimits()
+    logger.log(logging.INFO if config.max_memory is None else logging.WARNING, "memory: %s", plan)
+    return plan.limits
+
+
 def learn(
     prepared: Prepared,
     *,
     run_key: str = "",
     log_path: Path | None = None,
     checkpoint_path: Path | None = None,
+    limits: ChunkLimits | None = None,
     on_progress: Progress = no_progress,
 ) -> Taken:
     """Train the prepared method in place; goes on from ``checkpoint_path`` where that file is there. Returns what it took in all.
+
+    Args:
+        limits: as :func:`plan_memory` gave them; else they are planned here.
 
     Raises:
         InterruptedRun: stopped by the person; the checkpoint was written.
@@ -229,7 +253,8 @@ def learn(
         def report(step: StepReport) -> None:
             on_progress("training", step.done, step.steps, f"loss {step.loss:.3f}, accuracy {100 * step.accuracy:.1f} %")
 
-        limits = _chunk_limits(prepared, feed)
+        if limits is None:
+            limits = plan_memory(config, prepared.recipe, method, prepared.backbone, feed.num_pictures)
         taken = train(
             method,
             prepared.recipe,
@@ -273,21 +298,6 @@ def _accuracy(
         logits = class_logits(method.classifier(), seen.features[:, 0], backbone.device)
     labels = torch.tensor([held_out.labels[place] for place in seen.kept])
     return measure(logits, labels, training.class_names).accuracy
-
-
-def _chunk_limits(prepared: Prepared, feed: Feed) -> ChunkLimits:
-    """How much text is encoded at a time; told where the person asked for a limit."""
-    config, method = prepared.config, prepared.method
-    more = method.more_class_names
-
-    def build(class_names: Sequence[str]) -> Method:
-        return build_method(config.method, config.options, prepared.backbone, class_names, config.seed, more[: len(class_names)])
-
-    plan = plan_chunks(method, build, min(prepared.recipe.batch_size, feed.num_pictures), config.max_memory)
-    if plan is None:
-        return ChunkLimits()
-    logger.log(logging.INFO if config.max_memory is None else logging.WARNING, "memory: %s", plan)
-    return plan.limits
 
 
 def _is_live(method: Method, config: RunConfig) -> bool:

@@ -30,7 +30,7 @@ from promptmix.methods.registry import build_method, method_class
 from promptmix.model_folder import SavedModel, read_model, refuse_overwrite, remove_model, write_model
 from promptmix.nn.classifier import Classifier
 from promptmix.runtime import atomic_path, short_hash, write_json, writing
-from promptmix.training.fit import Progress, RunConfig, learn, no_progress, prepare, settle_options
+from promptmix.training.fit import Progress, RunConfig, learn, no_progress, plan_memory, prepare, settle_options
 
 __all__ = ["Outcome", "run"]
 
@@ -99,6 +99,7 @@ def run(
     # What is wrong with options or names is told before anything is written.
     options = settled.config.options
     method = build_method(config.method, options, backbone, training.class_names, config.seed, more_class_names)
+    limits = plan_memory(settled.config, recipe, method, backbone, len(training.pictures))
     replaces = out is not None and not resumes and (out / "run.json").is_file()
     if out is not None and not resumes and not replaces:
         if resume:
@@ -153,6 +154,7 @@ def run(
         run_key=run_key,
         log_path=None if out is None else out / "log.jsonl",
         checkpoint_path=None if out is None else out / "checkpoint.safetensors",
+        limits=limits,
         on_progress=on_progress,
     )
     seconds["training"] = taken.seconds
