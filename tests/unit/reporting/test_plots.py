@@ -71,7 +71,20 @@ def reliability(path: Path, share: float = 0.5) -> None:
     plots.reliability_diagrams(path, {"CoOp": bins, "KgCoOp": bins[::-1]}, {"CoOp": 0.1, "KgCoOp": 0.25}, "calibration")
 
 
-EACH = pytest.mark.parametrize("plot", [grid, bars, heat_map, by_group, curves, scatter, changes, reliability])
+def growth(path: Path, seconds: float = 0.5) -> None:
+    steps = plots.GrowthPanel(
+        title="seconds by classes",
+        place="classes",
+        value="seconds",
+        curves={"small": ([10, 100], [0.1, seconds]), "large": ([1], [2])},
+    )
+    memory = plots.GrowthPanel(
+        title="memory by experts", place="experts", value="MB", curves={"small": ([1, 2, 4], [10, 20, 41])}
+    )
+    plots.growth_curves(path, [steps, memory], "growth")
+
+
+EACH = pytest.mark.parametrize("plot", [grid, bars, heat_map, by_group, curves, scatter, changes, reliability, growth])
 Drawn = list[tuple[Figure, list[str]]]
 
 
@@ -437,3 +450,17 @@ def test_what_is_no_share_is_refused(value: float, tmp_path: Path) -> None:
 def test_plots_need_no_display_and_touch_no_global_figure() -> None:
     code = "import sys, promptmix.reporting.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_growth_is_drawn_on_logarithmic_axes_and_refused_where_there_is_none(tmp_path: Path, drawn: Drawn) -> None:
+    growth(tmp_path / "a.png")
+    figure, lines = drawn[0]
+    assert [axes.get_title() for axes in figure.axes] == ["seconds by classes", "memory by experts"]
+    assert all(axes.get_xscale() == axes.get_yscale() == "log" for axes in figure.axes)
+    assert {"small", "large", "classes", "experts", "MB"} <= set(lines)
+    with pytest.raises(ValueError, match="not above 0"):
+        growth(tmp_path / "b.png", 0.0)
+    uneven = plots.GrowthPanel(title="uneven", place="x", value="y", curves={"one": ([1, 2], [1])})
+    with pytest.raises(ValueError, match="1 where 2 are needed"):
+        plots.growth_curves(tmp_path / "b.png", [uneven], "growth")
+    assert not (tmp_path / "b.png").exists()
