@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from benchmarks.extraction import measure_extraction
 from benchmarks.growth import IMAGE, draw_growth, growth_section, measure_growth
-from benchmarks.measure import machine
+from benchmarks.measure import machine, today
 from benchmarks.prediction import measure_prediction
 from benchmarks.startup import measure_startup
 from benchmarks.text_encoding import measure_text_encoding
@@ -37,7 +36,7 @@ def main() -> None:
     if arguments.only is not None:
         results = json.loads(file.read_text(encoding="utf-8"))
     else:
-        results |= {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "machine": machine()}
+        results |= {"date": today(), "machine": machine()}
     for part in PARTS if arguments.only is None else arguments.only:
         results[part] = PARTS[part](arguments.rounds)
         write_json(file, results)  # a part can take minutes

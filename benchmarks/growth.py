@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks.measure import in_own_process, machine, median, take_turns
+from benchmarks.measure import in_own_process, machine, median, take_turns, today
 from benchmarks.mixture_step import BUNDLED, VIT_B16, MixtureStep, Size
 from benchmarks.training_step import held_bytes
 from promptmix.evaluation.evaluate import predict_features
@@ -70,6 +70,7 @@ def measure_growth(
     """All curves, with their exponents."""
     return {
         "what": "growth of a training step and of prediction, on the CPU, float32",
+        "date": today(),
         "machine": machine(),
         "step": {
             axis: {tower: _step_curve(dataclasses.replace(step, tower=tower), axis, values[axis]) for tower in towers[axis]}
@@ -238,7 +239,7 @@ def growth_section(results: dict[str, Any]) -> str:
 A training step of the mixture, one number changed and the others at {at["experts"]} experts, {at["classes"]} classes, {at["context"]} context vectors and
 {at["pictures"]} pictures; every point in a process of its own, the median of {LEAST_REPEATS} to {MOST_REPEATS} steps after the first. Memory is what the first
 step adds to the process. An exponent is the slope of a line through the upper half of a curve's points on logarithmic axes, by least
-squares: 1 is linear growth, 0 none.
+squares: 1 is linear growth, 0 none. Measured on {results["date"]} on the CPU, {results["machine"]["cores"]} cores.
 
 | what grows | text tower | time of a step | exponent | memory of a step | exponent |
 |---|---|---:|---:|---:|---:|

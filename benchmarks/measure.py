@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import platform
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["in_own_process", "machine", "matrix_product_rate", "take_turns"]
+__all__ = ["in_own_process", "machine", "matrix_product_rate", "take_turns", "today"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -74,6 +75,11 @@ def machine() -> dict[str, str | int]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def today() -> str:
+    """The date of a measurement."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def median(values: list[float]) -> float:

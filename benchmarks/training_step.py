@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import in_own_process, machine, matrix_product_rate, median, take_turns
+from benchmarks.measure import in_own_process, machine, matrix_product_rate, median, take_turns, today
 from benchmarks.mixture_step import CONTESTANTS, VIT_B16, MixtureStep, Size, contestant
 from benchmarks.step_profile import profile_step
 from promptmix.evaluation.results import device_name, peak_device_memory_bytes, peak_memory_bytes, reset_peak_memory
@@ -40,6 +42,7 @@ def measure_training_step(
     growth = _textbook_growth(cases[0], GROWTH_CLASSES[device.type], device)
     return {
         "what": "a training step of the mixture: text encoding, classification, text and router supervision, backward, optimizer",
+        "date": today(),
         "rounds": rounds,
         "machine": machine(),
         "device": device_name(device),
@@ -73,6 +76,7 @@ def _case(size: Size, names: Sequence[str], growth: dict[str, Any], rounds: int,
     per_row = growth["memory_bytes_per_row"]
     memory = None if per_row is None else round(growth["memory_bytes"][0] + further * per_row)
     by_turns = size.rows <= MOST_ROWS_BY_TURNS and (memory is None or memory < _MOST_OF_MEMORY * _free_memory_bytes(device))
+    names = [name for name in names if not CONTESTANTS[name].compiled or (by_turns and _can_compile(device))]
     ways: dict[str, dict[str, Any]]
     if by_turns:
         ways = _by_turns(size, names, rounds, device)
@@ -82,9 +86,7 @@ def _case(size: Size, names: Sequence[str], growth: dict[str, Any], rounds: int,
             alone = _alone(size, name, device) if known else {"memory_bytes": None, "process_bytes": None}
             way |= {key: alone[key] for key in ("memory_bytes", "process_bytes")}
     else:
-        ways = {
-            name: _alone(size, name, device) for name in names if not (CONTESTANTS[name].textbook or CONTESTANTS[name].compiled)
-        }
+        ways = {name: _alone(size, name, device) for name in names if not CONTESTANTS[name].textbook}
         seconds = growth["seconds"][0] + further * growth["seconds_per_row"]
         ways["textbook"] = {"computed": True, "seconds": [seconds], "memory_bytes": memory, "process_bytes": None}
     flops = next(way["flops"] for way in ways.values() if "flops" in way)
@@ -95,6 +97,11 @@ def _case(size: Size, names: Sequence[str], growth: dict[str, Any], rounds: int,
             way["share_of_floor"] = flops / way["flops_per_second"] / way["median_seconds"]
     chunks = next(way["chunks"] for way in ways.values() if "chunks" in way)
     return {**dataclasses.asdict(size), "rows": size.rows, "needed_gflop": flops / 1e9, "chunks": chunks, "ways": ways}
+
+
+def _can_compile(device: torch.device) -> bool:
+    """Whether there is what ``torch.compile`` needs: on a CPU a compiler."""
+    return device.type == "cuda" or any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
 
 
 def _free_memory_bytes(device: torch.device) -> int:
@@ -118,7 +125,9 @@ def _by_turns(size: Size, names: Sequence[str], rounds: int, device: torch.devic
 
 
 def _alone(size: Size, name: str, device: torch.device) -> dict[str, Any]:
-    arguments = {"alone": name, "device": device.type, "size": dataclasses.asdict(size)}
+    # Those of the main table more than once, where they do not take turns.
+    steps = _STEPS_ALONE if name in ("ours", "textbook") else 1
+    arguments = {"alone": name, "steps": steps, "device": device.type, "size": dataclasses.asdict(size)}
     way: dict[str, Any] = in_own_process("benchmarks.training_step", arguments)
     return way
 
@@ -150,7 +159,7 @@ def take_by_turns(size: Size, names: Sequence[str], rounds: int, device: torch.d
     return ways
 
 
-def take_alone(size: Size, name: str, device: torch.device, steps: int = _STEPS_ALONE) -> dict[str, Any]:
+def take_alone(size: Size, name: str, device: torch.device, steps: int) -> dict[str, Any]:
     """Seconds and memory of a few steps of one kind, with the matrix product before and after each."""
     keep_freed_memory()  # as training does
     step = MixtureStep(size, device, precision=CONTESTANTS[name].precision)
@@ -218,7 +227,9 @@ sequence added between {small} and {large}: {1e3 * growth["seconds_per_row"]:.0f
         if computed
         else ""
     )
-    main = [_main_row(case, results["device"]) for case in results["cases"]]
+    on_cpu = results["device"] == "cpu"
+    where = f"CPU, {results['machine']['processor']}, {results['machine']['cores']} cores" if on_cpu else results["device"]
+    main = [_main_row(case, where) for case in results["cases"]]
     ways = [row for case in results["cases"] for row in _way_rows(case)]
     processes = [
         f"- {_name(case)}: {case['needed_gflop']:,.0f} GFLOP; "
@@ -234,8 +245,9 @@ sequence added between {small} and {large}: {1e3 * growth["seconds_per_row"]:.0f
 {results["what"][0].upper()}{results["what"][1:]}; text tower of {VIT_B16}, {results["cases"][0]["pictures"]} pictures, contexts of
 {results["cases"][0]["context"]} vectors, float32. Text supervision and classification share one encoding, in both. *Textbook* pads to 77
 tokens, takes one expert after the other and keeps the whole graph. Medians of {results["rounds"]} rounds by turns; steps of more than
-{MOST_ROWS_BY_TURNS} sequences are taken {_STEPS_ALONE} times, alone. The floor is what the step's matrix products, none of them taken
+{MOST_ROWS_BY_TURNS} sequences are taken alone, ours {_STEPS_ALONE} times, the other ways once. The floor is what the step's matrix products, none of them taken
 twice, would need at the rate of a 2048 x 2048 product on the same device in the same run; the share of it is the floor over the step.
+Measured on {results["date"]}{"; there was no GPU, on which the same command measures the same cases" if on_cpu else ""}.
 
 | experts x classes | ours | textbook | ratio | share of the floor | memory, ours | memory, textbook | device |
 |---|---:|---:|---:|---:|---:|---:|---|
@@ -297,7 +309,7 @@ def answer(arguments: dict[str, Any]) -> dict[str, Any]:
     """What a process of its own is asked for."""
     size, device = Size(**arguments["size"]), torch.device(arguments["device"])
     if "alone" in arguments:
-        return take_alone(size, arguments["alone"], device)
+        return take_alone(size, arguments["alone"], device, arguments["steps"])
     return take_by_turns(size, arguments["by_turns"], arguments["rounds"], device)
 
 
