@@ -18,7 +18,7 @@ INSTALL_PACKAGE := $(PIP) --no-build-isolation --no-deps -e .
 help:
 	@echo "make demo    train, compare and explain on the bundled pictures; no network, no GPU needed"
 	@echo "make test    lint, check the types and run the tests"
-	@echo "make bench   measure speed and memory"
+	@echo "make bench   measure speed and memory (half an hour)"
 	@echo "make clean   remove .venv and all caches"
 	@echo "Another Python: make demo PYTHON=/path/to/python3"
 

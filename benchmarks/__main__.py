@@ -1,18 +1,23 @@
-"""``python -m benchmarks``: measure all, write ``docs/benchmarks.json`` and the page ``docs/benchmarks.md``."""
+"""``python -m benchmarks``: measure all, write ``docs/benchmarks.json`` and the page ``docs/benchmarks.md``.
+
+``--only training_step growth`` measures some parts anew; ``--only`` with nothing behind it writes the page again.
+"""
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.extraction import measure_extraction
-from benchmarks.measure import machine
+from benchmarks.growth import IMAGE, draw_growth, growth_section, measure_growth
+from benchmarks.measure import machine, today
 from benchmarks.prediction import measure_prediction
 from benchmarks.startup import measure_startup
 from benchmarks.text_encoding import measure_text_encoding
+from benchmarks.training_step import measure_training_step, training_step_section
 from promptmix.runtime import write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,18 +27,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure speed and memory on this machine.")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder for benchmarks.json and benchmarks.md")
     parser.add_argument("--rounds", type=int, default=9, help="how often each contestant is timed")
+    parser.add_argument(
+        "--only", nargs="*", choices=PARTS, metavar="PART", help=f"measure these anew and keep the rest: {', '.join(PARTS)}"
+    )
     arguments = parser.parse_args()
-    results: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": machine(),
-        "startup": measure_startup(arguments.rounds),
-        "text_encoding": measure_text_encoding(arguments.rounds),
-        "prediction": measure_prediction(arguments.rounds),
-        "extraction": measure_extraction(arguments.rounds),
-    }
-    write_json(arguments.out / "benchmarks.json", results)
-    write_text(arguments.out / "benchmarks.md", page(results))
+    file = arguments.out / "benchmarks.json"
+    results: dict[str, Any] = {}
+    if arguments.only is not None:
+        results = json.loads(file.read_text(encoding="utf-8"))
+    else:
+        results |= {"date": today(), "machine": machine()}
+    for part in PARTS if arguments.only is None else arguments.only:
+        results[part] = PARTS[part](arguments.rounds)
+        write_json(file, results)  # a part can take minutes
+    write_page(results, arguments.out)
     print(json.dumps(results, indent=2))
+
+
+PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "startup": measure_startup,
+    "text_encoding": measure_text_encoding,
+    "prediction": measure_prediction,
+    "extraction": measure_extraction,
+    "training_step": measure_training_step,
+    "growth": lambda rounds: measure_growth(),
+}
+"""What is measured, by its name in ``benchmarks.json``."""
+
+
+def write_page(results: dict[str, Any], folder: Path) -> None:
+    """The page, and the plots that it shows."""
+    if "growth" in results:
+        (folder / IMAGE).parent.mkdir(parents=True, exist_ok=True)
+        draw_growth(results["growth"], folder / IMAGE)
+    write_text(folder / "benchmarks.md", page(results))
 
 
 def page(results: dict[str, Any]) -> str:
@@ -68,6 +95,8 @@ Python {machine_["python"]}, no GPU.
 - This machine multiplies 2048 x 2048 matrices at {text["matrix_product_gflops"]:.0f} GFLOP/s. The packed step's own {text["packed_gflop"]:.1f} GFLOP would take
   {text["floor_seconds"]:.3f} s at that rate: the step takes **{text["times_floor"]:.2f} times its floating-point floor**.
 
+{training_step_section(results["training_step"]) if "training_step" in results else ""}
+{growth_section(results["growth"]) if "growth" in results else ""}
 ## What routing costs at prediction
 
 {prediction["what"][0].upper()}{prediction["what"][1:]}, random weights, float32.

@@ -82,14 +82,18 @@ class Step:
 
 
 def packed_flops(config: TextConfig, layout: PromptLayout, embedding_width: int) -> int:
-    """Multiplications and additions of the packed step's matrix products, forward, and backward with frozen weights."""
+    """Multiplications and additions of the packed step's matrix products, forward, and backward with frozen weights.
+
+    A product with a frozen matrix has one product backward, to its input; the two of attention have two each.
+    """
     tokens, rows, width = layout.num_packed_tokens, layout.num_rows, config.width
     attention, perceptron = 4 * width * width, 2 * width * config.mlp_width
-    seen = int(layout.prefix_mask.sum()) + int(layout.suffix_mask.sum())  # with the padding, a few per cent
-    inner = (config.layers - 1) * (2 * tokens * (attention + perceptron) + 4 * seen * width)
-    last = 2 * tokens * 2 * width * width + 2 * rows * (2 * width * width + perceptron) + 4 * int(layout.end_mask.sum()) * width
-    forward = inner + last + 2 * rows * width * embedding_width
-    return 2 * forward
+    inner = (config.layers - 1) * 2 * tokens * (attention + perceptron)
+    last = 2 * tokens * 2 * width * width + 2 * rows * (2 * width * width + perceptron)
+    # Pairs of a query and what it may look at; with the padding, a few per cent.
+    inner_pairs = int(layout.prefix_mask.sum()) + int(layout.suffix_mask.sum())
+    pairs = (config.layers - 1) * inner_pairs + int(layout.end_mask.sum())
+    return 2 * (inner + last + 2 * rows * width * embedding_width) + 3 * 4 * pairs * width
 
 
 def measure_text_encoding(rounds: int = 7) -> dict[str, Any]:

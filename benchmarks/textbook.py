@@ -56,7 +56,7 @@ class TextbookTower(nn.Module):
             TextbookBlock(block, tower.config.width) for block in tower.blocks if isinstance(block, TransformerBlock)
         )
         self.final_norm, self.projection = tower.final_norm, tower.projection
-        self.mask = torch.full((length, length), float("-inf")).triu(1)
+        self.mask = torch.full((length, length), float("-inf"), device=tower.position_embedding.device).triu(1)
         self.requires_grad_(False)  # frozen, as in the published code
 
     def forward(self, embeddings: Float[Tensor, "sequence position width"], ends: Tensor) -> Float[Tensor, "sequence embedding"]:
@@ -90,7 +90,8 @@ def _assembled(tower: TextTower, context: Tensor, names: list[list[int]], stop: 
     """Embeddings of one expert's prompts, and where each ends."""
     config = tower.config
     rows = [[config.start_token, *([0] * len(context)), *name, stop, config.end_token] for name in names]
-    ends = torch.tensor([len(row) - 1 for row in rows])
-    embeddings = tower.token_embedding(torch.tensor([row + [0] * (length - len(row)) for row in rows]))
+    device = tower.position_embedding.device
+    ends = torch.tensor([len(row) - 1 for row in rows], device=device)
+    embeddings = tower.token_embedding(torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device))
     learnt = context.expand(len(names), -1, -1)
     return torch.cat([embeddings[:, :1], learnt, embeddings[:, 1 + len(context) :]], dim=1), ends

@@ -5,6 +5,7 @@ Every method ends in one of these, so that prediction, evaluation, saving and ex
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, runtime_checkable
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from promptmix.nn.router import mixture_logits, routing_weights
+from promptmix.nn.router import expert_products, mixture_logits, routing_weights
 
 __all__ = ["AnyClassifier", "Classifier", "Memory", "Router", "move_features"]
 
@@ -154,10 +155,16 @@ class Classifier:
         moved = image_features
         if self.image_map is not None:
             moved = move_features(image_features, self.image_map, self.image_shift)
-        logits = mixture_logits(moved, self.class_features, weights, self.scale, self.renormalise)
+        products = self._products if self.renormalise else None
+        logits = mixture_logits(moved, self.class_features, weights, self.scale, self.renormalise, products)
         if self.memory is not None:
             logits = logits + self.memory.logits(image_features, logits.shape[1])
         return logits if self.class_bias is None else logits + self.class_bias
+
+    @functools.cached_property
+    def _products(self) -> Float[Tensor, "expert expert class"]:
+        """Calculated for the first batch of pictures and kept: for few pictures they cost more than all else."""
+        return expert_products(self.class_features)
 
     def with_classes(
         self, class_features: Float[Tensor, "expert class embedding"], places: Sequence[int | None] | None = None

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["mixture_logits", "router_target", "routing_weights"]
+__all__ = ["expert_products", "mixture_logits", "router_target", "routing_weights"]
 
 
 def routing_weights(router_logits: Float[Tensor, "image expert"], top_k: int) -> Float[Tensor, "image expert"]:
@@ -18,23 +18,32 @@ def routing_weights(router_logits: Float[Tensor, "image expert"], top_k: int) ->
     return torch.zeros_like(router_logits).scatter(1, experts, values.softmax(dim=1))
 
 
+def expert_products(class_features: Float[Tensor, "expert class embedding"]) -> Float[Tensor, "expert expert class"]:
+    """The products of the experts' features with one another, for each class; no picture is needed for them."""
+    return torch.einsum("gcd,hcd->ghc", class_features, class_features)
+
+
 def mixture_logits(
     image_features: Float[Tensor, "image embedding"],
     class_features: Float[Tensor, "expert class embedding"],
     weights: Float[Tensor, "image expert"],
     scale: float,
     renormalise: bool = False,
+    products: Float[Tensor, "expert expert class"] | None = None,
 ) -> Float[Tensor, "image class"]:
     """``scale * sum_g weights[b,g] <v_b, e[g,c]>``: the logits of the weighted mean of the experts' features.
 
     With ``renormalise`` the weighted mean is brought back to length 1. Its length needs only the products of the experts with
     one another for each class, so no tensor of image x class x embedding is ever formed.
+
+    Args:
+        products: what :func:`expert_products` gives, where it is known already.
     """
     num_experts, num_classes, _ = class_features.shape
     cosines = (image_features @ class_features.flatten(0, 1).T).unflatten(1, (num_experts, num_classes))
     mixed = torch.einsum("bg,bgc->bc", weights, cosines)
     if renormalise:
-        gram = torch.einsum("gcd,hcd->ghc", class_features, class_features)
+        gram = expert_products(class_features) if products is None else products
         pairs = weights[:, :, None] * weights[:, None, :]
         squared = pairs.flatten(1) @ gram.flatten(0, 1)
         mixed = mixed / squared.clamp_min(1e-12).sqrt()

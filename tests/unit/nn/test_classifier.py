@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from promptmix.nn.classifier import Classifier, Memory, Router, move_features
+from promptmix.nn.router import expert_products
 from promptmix.runtime import torch_generator
 
 EXPERTS, CLASSES, WIDTH = 3, 4, 6
@@ -55,6 +56,24 @@ def test_routing_looks_at_the_feature_before_it_is_moved() -> None:
     mixed = torch.einsum("bg,gcd->bcd", ROUTER.weights(IMAGES), FEATURES)
     expected = 3.3 * torch.einsum("bd,bcd->bc", moved, functional.normalize(mixed, dim=-1))
     torch.testing.assert_close(EVERYTHING.logits(IMAGES), expected)
+
+
+def test_what_needs_no_picture_is_calculated_once_and_anew_for_other_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(class_features: Tensor) -> Tensor:
+        calls.append(class_features.shape[1])
+        return expert_products(class_features)
+
+    monkeypatch.setattr("promptmix.nn.classifier.expert_products", counted)
+    everything = dataclasses.replace(EVERYTHING)
+    whole = everything.logits(IMAGES)
+    torch.testing.assert_close(torch.cat([everything.logits(image) for image in IMAGES.split(2)]), whole)
+    assert calls == [CLASSES]
+    torch.testing.assert_close(everything.select([2, 0]).logits(IMAGES), whole[:, [2, 0]])
+    turned = everything.with_classes(FEATURES.flip(1)).logits(IMAGES)
+    torch.testing.assert_close(turned, whole.flip(1))
+    assert calls == [CLASSES, 2, CLASSES]
 
 
 def test_a_probe_adds_its_bias() -> None:

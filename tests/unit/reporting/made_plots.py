@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from promptmix.data.pictograms import draw
-from promptmix.reporting import plots, protocol_plots
+from promptmix.reporting import growth_plots, plots, protocol_plots
 from promptmix.reporting.aggregate import Spread, spread
 
 Drawn = list[tuple[Figure, list[str]]]
@@ -45,6 +45,19 @@ def curves(path: Path, share: float = 0.5) -> None:
         "CoOp": {1: spread([share, 0.6]), 4: spread([0.7, 0.8]), 16: spread([0.9])},
     }
     protocol_plots.few_shot_curves(path, {"pets": pets, "food": {"KgCoOp": {2: spread([0.3, 0.4])}, **pets}}, "by shots")
+
+
+def growth(path: Path, seconds: float = 0.5) -> None:
+    steps = growth_plots.GrowthPanel(
+        title="seconds by classes",
+        place="classes",
+        value="seconds",
+        curves={"small": ([10, 100], [0.1, seconds]), "large": ([1], [2])},
+    )
+    memory = growth_plots.GrowthPanel(
+        title="memory by experts", place="experts", value="MB", curves={"small": ([1, 2, 4], [10, 20, 41])}
+    )
+    growth_plots.growth_curves(path, [steps, memory], "growth")
 
 
 def scatter(path: Path, share: float = 0.5) -> None:

@@ -15,14 +15,26 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
-from tests.unit.reporting.made_plots import Drawn, bars, by_group, changes, curves, grid, heat_map, overflow, reliability, scatter
+from tests.unit.reporting.made_plots import (
+    Drawn,
+    bars,
+    by_group,
+    changes,
+    curves,
+    grid,
+    growth,
+    heat_map,
+    overflow,
+    reliability,
+    scatter,
+)
 
 from promptmix.data.pictograms import draw
 from promptmix.errors import DataError
 from promptmix.reporting import plots, protocol_plots
 from promptmix.reporting.aggregate import spread
 
-EACH = pytest.mark.parametrize("plot", [grid, bars, heat_map, by_group, curves, scatter, changes, reliability])
+EACH = pytest.mark.parametrize("plot", [grid, bars, heat_map, by_group, curves, scatter, changes, reliability, growth])
 
 
 @EACH
