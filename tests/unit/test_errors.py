@@ -40,7 +40,9 @@ def test_people_who_catch_the_builtin_error_catch_ours(name: str, builtin: type[
 
 
 def test_what_is_wrong_with_a_picture_and_what_to_do_are_told_as_one_line_in_any_process() -> None:
-    problem = copy.copy(UnreadablePictureError("cat.png is damaged", "mend it"))  # by the same means as it goes to another process
+    problem = copy.copy(
+        UnreadablePictureError("cat.png is damaged", "mend it")
+    )  # by the same means as it goes to another process
     assert (str(problem), problem.reason) == ("cat.png is damaged; mend it", "cat.png is damaged")
     assert str(UnreadablePictureError("cat.png is damaged")).startswith("cat.png is damaged; pass --skip-bad")
 
