@@ -23,8 +23,8 @@ from promptmix.backbones.base import AnyTextTower
 from promptmix.backbones.siglip_text import SiglipTextTower
 from promptmix.backbones.text_tower import TextTower
 from promptmix.backbones.transformer import TransformerBlock
-from promptmix.prompts.chunks import encode_chunks
-from promptmix.prompts.layout import PromptLayout, build_layout
+from promptmix.prompts.chunks import encode_chunks, encode_split_chunks, row_chunks
+from promptmix.prompts.layout import PromptLayout, build_layout, check_lengths
 from promptmix.prompts.plain import PlainPrompts
 
 __all__ = ["PackedPrompts", "Prompts", "encode_packed", "lay_out_prompts"]
@@ -37,6 +37,7 @@ class PackedPrompts:
         rows, groups, row_names: as for :func:`~promptmix.prompts.layout.build_layout`.
         max_rows: the most rows encoded at a time. With a gradient each chunk is computed again in the backward pass:
             one more forward, exact, and memory for one chunk only.
+        split: where several ranks work together each encodes its share; else all encode all.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class PackedPrompts:
         groups: Sequence[int],
         row_names: Sequence[str] | None = None,
         max_rows: int = 1024,
+        split: bool = True,
     ) -> None:
+        check_lengths(rows, tower.config.context_length, row_names)  # on every rank, whoever encodes them
         self._tower = tower
+        self.num_rows, self._split = len(rows), split
         device = tower.position_embedding.device
         self.layouts: list[PromptLayout] = []
-        for start in range(0, len(rows), max_rows):
-            part = slice(start, start + max_rows)
+        for part in row_chunks(len(rows), max_rows, split):
             renumbered = {group: number for number, group in enumerate(dict.fromkeys(groups[part]))}
             layout = build_layout(
                 rows[part],
@@ -60,10 +63,6 @@ class PackedPrompts:
                 None if row_names is None else row_names[part],
             )
             self.layouts.append(layout.to(device))
-
-    @property
-    def num_rows(self) -> int:
-        return sum(layout.num_rows for layout in self.layouts)
 
     def encode(
         self,
@@ -76,7 +75,10 @@ class PackedPrompts:
             contexts: the learnt vectors that rows may name.
             deep_contexts: what takes the place of the contexts' states before the second block, the third, and so on.
         """
-        return encode_chunks(functools.partial(encode_packed, self._tower, deep_contexts=deep_contexts), self.layouts, contexts)
+        encode = functools.partial(encode_packed, self._tower, deep_contexts=deep_contexts)
+        if not self._split:
+            return encode_chunks(encode, self.layouts, contexts)
+        return encode_split_chunks(self._tower, encode, self.layouts, self.num_rows, contexts, deep_contexts)
 
 
 Prompts = PackedPrompts | PlainPrompts
@@ -88,6 +90,7 @@ def lay_out_prompts(
     groups: Sequence[int],
     row_names: Sequence[str] | None = None,
     max_rows: int = 1024,
+    split: bool = True,
 ) -> Prompts:
     """Sequences laid out for one tower, in the way that its attention allows; see :class:`PackedPrompts` for the arguments.
 
@@ -95,8 +98,8 @@ def lay_out_prompts(
         DataError: a sequence is longer than the tower's context; the message names it.
     """
     if isinstance(tower, SiglipTextTower):
-        return PlainPrompts(tower, rows, row_names, max_rows)
-    return PackedPrompts(tower, rows, groups, row_names, max_rows)
+        return PlainPrompts(tower, rows, row_names, max_rows, split)
+    return PackedPrompts(tower, rows, groups, row_names, max_rows, split)
 
 
 def encode_packed(

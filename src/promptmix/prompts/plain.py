@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from promptmix.backbones.siglip_text import SiglipTextTower
-from promptmix.prompts.chunks import encode_chunks
+from promptmix.prompts.chunks import encode_chunks, encode_split_chunks, row_chunks
 from promptmix.prompts.layout import check_lengths
 
 __all__ = ["PlainPrompts"]
@@ -38,6 +38,7 @@ class PlainPrompts:
         rows: whole sequences, end token included; a value >= 0 is a token of the vocabulary, -1-k is learnt context vector k.
         row_names: for error messages, what each row is about.
         max_rows: the most rows encoded at a time; more than 128 are never.
+        split: where several ranks work together each encodes its share; else all encode all.
 
     Raises:
         DataError: a sequence is longer than the tower's context; the message names it.
@@ -49,17 +50,15 @@ class PlainPrompts:
         rows: Sequence[Sequence[int]],
         row_names: Sequence[str] | None = None,
         max_rows: int = 1024,
+        split: bool = True,
     ) -> None:
         config, device = tower.config, tower.position_embedding.device
         check_lengths(rows, config.context_length, row_names)
         self._tower = tower
-        self.num_rows = len(rows)
+        self.num_rows, self._split = len(rows), split
         self._chunks: list[_Chunk] = []
-        step = min(max_rows, _MOST_ROWS)
-        for start in range(0, len(rows), step):
-            padded = torch.tensor(
-                [[*row, *[config.pad_token] * (config.context_length - len(row))] for row in rows[start : start + step]]
-            )
+        for part in row_chunks(len(rows), min(max_rows, _MOST_ROWS), split):
+            padded = torch.tensor([[*row, *[config.pad_token] * (config.context_length - len(row))] for row in rows[part]])
             is_token = padded >= 0
             token_ids = padded[is_token].unique()
             source_index = torch.where(is_token, torch.searchsorted(token_ids, padded), len(token_ids) - 1 - padded)
@@ -67,7 +66,10 @@ class PlainPrompts:
 
     def encode(self, contexts: Float[Tensor, "context width"] | None = None) -> Float[Tensor, "row embedding"]:
         """Features of all rows, in their order, NOT normalised; ``contexts`` are the learnt vectors that rows may name."""
-        return encode_chunks(functools.partial(_encode_plain, self._tower), self._chunks, contexts)
+        encode = functools.partial(_encode_plain, self._tower)
+        if not self._split:
+            return encode_chunks(encode, self._chunks, contexts)
+        return encode_split_chunks(self._tower, encode, self._chunks, self.num_rows, contexts)
 
 
 def _encode_plain(
