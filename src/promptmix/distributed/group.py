@@ -39,10 +39,10 @@ __all__ = [
     "is_first",
     "is_told",
     "joined_group",
+    "lost_ranks",
     "num_ranks",
     "num_ranks_here",
     "rank",
-    "ranks_gone",
     "started_with_others",
     "use_own_device",
     "wait_for_all",
@@ -193,7 +193,7 @@ def wait_for_all() -> None:
         while arrived < group.size:
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
-            if is_told() or ranks_gone():
+            if is_told() or lost_ranks() is not None:
                 raise _lost()
             arrived = group.store.add(key, 0)
 
@@ -294,13 +294,16 @@ def claim_telling() -> bool:
         return True
 
 
-def ranks_gone() -> list[int]:
-    """The ranks on this machine whose process has ended."""
+def lost_ranks() -> LostRankError | None:
+    """What to tell of the ranks on this machine whose process has ended; None where all are there."""
     group = _group()
     if group is None or os.name != "posix":
-        return []
+        return None
     here = platform.node()
-    return [number for number, (machine, process) in enumerate(group.places) if machine == here and _has_ended(process)]
+    gone = [str(number) for number, (machine, process) in enumerate(group.places) if machine == here and _has_ended(process)]
+    if not gone:
+        return None
+    return LostRankError(f"rank {' and '.join(gone)} of {group.size} ended without a word: killed, or out of memory; {_AGAIN}")
 
 
 def _has_ended(process: int) -> bool:
@@ -335,9 +338,8 @@ def _lost() -> LostRankError:
     while time.monotonic() < deadline:
         if is_told():
             return LostRankError(f"another rank ended the run and told why; mend that, then {_AGAIN}")
-        gone = ranks_gone()
-        if gone:
-            names = " and ".join(str(number) for number in gone)
-            return LostRankError(f"rank {names} of {num_ranks()} ended without a word: killed, or out of memory; {_AGAIN}")
+        lost = lost_ranks()
+        if lost is not None:
+            return lost
         time.sleep(0.05)
     return LostRankError(f"one of the {num_ranks()} ranks no longer answers; see what it printed, then {_AGAIN}")
