@@ -193,9 +193,10 @@ def wait_for_all() -> None:
         while arrived < group.size:
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
-            if is_told() or lost_ranks() is not None:
+            ends = is_told() or lost_ranks() is not None
+            arrived = group.store.add(key, 0)  # asked last: who has arrived may go on, and to its end
+            if ends and arrived < group.size:
                 raise _lost()
-            arrived = group.store.add(key, 0)
 
 
 def gather_json(value: Any) -> list[Any]:

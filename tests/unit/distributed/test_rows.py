@@ -29,7 +29,11 @@ def through_rows(total: int) -> dict[str, Tensor]:
     made: dict[str, Tensor] = {}
     doubled = 2 * matrix
     inputs = [doubled, shift, unused, table]  # the table has no gradient
-    rows = split_rows(lambda: (table[own_share(total).places] @ doubled + shift).tanh(), total, WIDTH, CPU, inputs)
+
+    def own_rows() -> Tensor:
+        return (table[own_share(total).places] @ doubled + shift).tanh()
+
+    rows = split_rows(own_rows, total, WIDTH, CPU, inputs)
     # Once more what went in, beside the rows; the last rows count most.
     weights = torch.arange(1.0, total + 1)[:, None]
     losses = [(weights * rows.square()).mean() + matrix.sum(), rows.sin().sum() + shift.sum()]

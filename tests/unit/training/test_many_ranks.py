@@ -20,6 +20,7 @@ from promptmix.data.transforms import Augmentation
 from promptmix.evaluation.evaluate import class_logits
 from promptmix.methods.base import Recipe
 from promptmix.methods.registry import build_method
+from promptmix.prompts.soft_prompt import SoftPrompt
 from promptmix.runtime import torch_generator
 from promptmix.training.feeds import CachedFeed, Feed, LiveFeed
 from promptmix.training.loop import train
@@ -73,7 +74,19 @@ def learnt(folder: Path, names: Sequence[str]) -> dict[str, Tensor]:
         made |= {f"{name}/parameter/{key}": value for key, value in method.learnt_state().items()}
         with torch.no_grad():
             made[f"{name}/logits"] = class_logits(method.classifier(), features[:, 0], backbone.device) / 100
-    return made
+    return made | encoded_in_chunks()
+
+
+def encoded_in_chunks() -> dict[str, Tensor]:
+    """Features and gradients of prompts that are encoded one or two at a time, each chunk anew in the backward pass."""
+    tower, tokenizer = load_backbone("bundled", device="cpu").require_text()
+    contexts = (0.02 * torch.randn(3, tower.config.width, generator=torch_generator(0, "contexts"))).requires_grad_()
+    prompts = SoftPrompt(tower, tokenizer, 3).lay_out(CLASSES, max_rows=2)
+    assert prompts.num_rows == len(CLASSES)
+    features = functional.normalize(prompts.encode(contexts), dim=-1)
+    loss = (features @ features.T).square().sum()
+    gradients = [torch.autograd.grad(loss * factor, contexts, retain_graph=True)[0] for factor in (1, 2)]
+    return {"chunks/features": features, "chunks/gradient": gradients[0], "chunks/again": gradients[1]}
 
 
 @pytest.fixture(scope="module")
