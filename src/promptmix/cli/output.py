@@ -11,8 +11,8 @@ __all__ = ["percent", "progress"]
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Callable[[str, int, int, str], None]]:
-    """A callback for (stage, done, total, detail); it draws nothing off a terminal, nor where only errors are wanted."""
+def progress() -> Iterator[Callable[[str, int, int | None, str], None]]:
+    """A callback for (stage, done, total, detail), total None where it is not known; it draws nothing off a terminal, nor where only errors are wanted."""
     quiet = not logging.getLogger("promptmix").isEnabledFor(logging.WARNING)
     if quiet or not sys.stderr.isatty():
         yield lambda stage, done, total, detail: None
@@ -30,7 +30,7 @@ def progress() -> Iterator[Callable[[str, int, int, str], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks = {}
 
-        def update(stage: str, done: int, total: int, detail: str) -> None:
+        def update(stage: str, done: int, total: int | None, detail: str) -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total, detail="")
             bars.update(tasks[stage], completed=done, total=total, detail=detail)
