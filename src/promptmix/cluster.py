@@ -27,7 +27,6 @@ def connected(address: str | None = None) -> Iterator[Any]:
         ConfigError: the package is missing, or there is no cluster at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its core writes to stderr, past Python
     try:
         import ray
         import ray.data

@@ -209,7 +209,7 @@ def predict(
             top=top,
             rows_per_file=rows_per_file,
             shard=shard,
-            engine=engine,
+            engine=engine or "local",
             ray_address=ray_address,
             overwrite=overwrite,
             backbone=backbone,

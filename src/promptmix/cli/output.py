@@ -7,7 +7,11 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 
-__all__ = ["percent", "progress"]
+from promptmix.errors import ConfigError, did_you_mean
+
+__all__ = ["percent", "progress", "refuse_unknown_engine"]
+
+_ENGINES = ("local", "ray")
 
 
 @contextlib.contextmanager
@@ -36,6 +40,16 @@ def progress() -> Iterator[Callable[[str, int, int | None, str], None]]:
             bars.update(tasks[stage], completed=done, total=total, detail=detail)
 
         yield update
+
+
+def refuse_unknown_engine(name: str) -> None:
+    """Raise unless work can be done by an engine of this name: in this process and its children, or on a Ray cluster.
+
+    Raises:
+        ConfigError: there is no such engine.
+    """
+    if name not in _ENGINES:
+        raise ConfigError(f"unknown engine {name!r}{did_you_mean(name, _ENGINES)}")
 
 
 def percent(share: float) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import typer
 
-from promptmix.cli.output import progress
+from promptmix.cli.output import progress, refuse_unknown_engine
 from promptmix.data.read import Columns, iter_any_pictures, state_of_sources
 from promptmix.errors import ConfigError, InterruptedRun, did_you_mean
 from promptmix.features.cache import FeatureCache
@@ -22,7 +22,6 @@ from promptmix.model_folder import read_model
 
 logger = logging.getLogger(__name__)
 
-ENGINES = ("local", "ray")
 FORMATS: dict[str, FileFormat] = {"parquet": "parquet", "csv": "csv"}
 ROWS_PER_FILE = 10_000
 
@@ -37,7 +36,7 @@ def predict_bulk(
     top: int,
     rows_per_file: int | None,
     shard: str | None,
-    engine: str | None,
+    engine: str,
     ray_address: str | None,
     overwrite: bool,
     backbone: str | None,
@@ -50,8 +49,7 @@ def predict_bulk(
     written_as = FORMATS.get(file_format or "parquet")
     if written_as is None:
         raise ConfigError(f"unknown format {file_format!r}{did_you_mean(str(file_format), FORMATS)}")
-    if engine is not None and engine not in ENGINES:
-        raise ConfigError(f"unknown engine {engine!r}{did_you_mean(engine, ENGINES)}")
+    refuse_unknown_engine(engine)
     if ray_address is not None and engine != "ray":
         raise typer.BadParameter("--ray-address is where --engine ray finds its cluster; give both")
     refuse_missing_writer(written_as)
