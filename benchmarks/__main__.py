@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bulk import bulk_page, measure_bulk
 from benchmarks.extraction import measure_extraction
 from benchmarks.measure import machine
 from benchmarks.prediction import measure_prediction
@@ -30,6 +31,7 @@ def main() -> None:
         "text_encoding": measure_text_encoding(arguments.rounds),
         "prediction": measure_prediction(arguments.rounds),
         "extraction": measure_extraction(arguments.rounds),
+        "bulk": measure_bulk(arguments.rounds),
     }
     write_json(arguments.out / "benchmarks.json", results)
     write_text(arguments.out / "benchmarks.md", page(results))
@@ -82,6 +84,7 @@ With the image tower, routing makes prediction {100 * prediction["overhead_of_ro
 {100 * prediction["overhead_after_the_image_tower"]:.0f} % longer.
 
 {_extraction(results["extraction"])}
+{bulk_page(results["bulk"])}
 ## Start-up
 
 Processor time (user + system) of a whole process.

@@ -150,24 +150,24 @@ def test_a_job_that_was_killed_goes_on_to_the_same_bytes(
     promptmix: Promptmix, trained: Path, many: Path, tmp_path: Path, subprocess_environment: dict[str, str], file_format: str
 ) -> None:
     cut = tmp_path / "cut"
-    arguments = ["predict", str(trained), str(many), "--rows-per-file", "3", "--format", file_format, "-q", "--out"]
+    arguments = ["predict", str(trained), str(many), "--rows-per-file", "10", "--format", file_format, "-q", "--out"]
     process = subprocess.Popen(
         [sys.executable, "-c", "from promptmix.cli.main import run; run()", *arguments, str(cut)], env=subprocess_environment
     )
     deadline = time.monotonic() + 60
-    while len(list(cut.glob("part-*"))) < 4:
+    while len(list(cut.glob("part-*"))) < 2:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     finished = files_of(cut)
-    assert len(finished) < 31
+    assert len([name for name in finished if name.startswith("part-")]) < 10
     assert not (cut / "summary.json").exists()
-    (cut / f".part-00030.{file_format}.abc.tmp").write_bytes(b"begun")  # as a writer that was killed leaves it
+    (cut / f".part-00009.{file_format}.abc.tmp").write_bytes(b"begun")  # as a writer that was killed leaves it
     promptmix(*arguments, cut).works()
     promptmix(*arguments, tmp_path / "whole").works()
     assert files_of(cut) == files_of(tmp_path / "whole")
-    assert len(files_of(cut)) == 33
+    assert len(files_of(cut)) == 12
     assert {name: files_of(cut)[name] for name in finished} == finished
     assert not list(cut.glob(".*"))
 
