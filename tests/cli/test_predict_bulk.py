@@ -285,6 +285,10 @@ def test_where_none_can_be_read_it_is_an_error_and_they_are_tried_again(
     shutil.rmtree(source)
     source.mkdir()
     promptmix("predict", trained, source, "--out", tmp_path / "none").fails(4, "no picture matches")
+    promptmix("predict", trained, tmp_path / "gone", "--out", tmp_path / "none").fails(
+        4, "there is no picture, folder or pattern"
+    )
+    assert not (tmp_path / "none").exists()
 
 
 def test_nothing_of_a_person_is_overwritten(promptmix: Promptmix, trained: Path, many: Path, tmp_path: Path) -> None:

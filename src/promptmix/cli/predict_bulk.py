@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import re
@@ -64,7 +65,9 @@ def predict_bulk(
         top=top,
         rows_per_file=rows_per_file or ROWS_PER_FILE,
     )
-    pictures = iter_any_pictures(sources, Columns(image=image_column))
+    listed = iter_any_pictures(sources, Columns(image=image_column))
+    # A source that is misspelt is told of before there is a job.
+    pictures = itertools.chain(list(itertools.islice(listed, 1)), listed)
     features = FeatureCache() if cache else None
     try:
         with progress() as on_progress:

@@ -171,13 +171,14 @@ def state_of_sources(sources: Sequence[str]) -> str:
         DataError: a source is missing.
     """
     said = []
-    for source in _sources(sources):
-        kind, path = _kind(str(source)), Path(source).expanduser()
+    for source in sources:
+        _refuse_empty(source)
+        kind, path = _kind(source), Path(source).expanduser()
         files: Sequence[Path] = ()
         if kind == "table":
             files = [path]
         elif kind == "shards":
-            files = shards.find_shards(str(source))
+            files = shards.find_shards(source)
         elif kind == "saved":
             files = sorted(one for one in path.rglob("*.arrow") if one.is_file())
         said += [f"{file} {file_state(file)}" for file in files]

@@ -86,9 +86,18 @@ def find_shards(source: str) -> list[Path]:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        inside = [path, *(folder for folder in path.iterdir() if folder.is_dir() and folder.name.casefold() in PART_NAMES)]
-        found = [one for folder in inside for one in folder.iterdir() if one.suffix.lower() == ".tar" and one.is_file()]
-        return sorted((one for one in found if not one.name.startswith(".")), key=lambda one: natural_key(str(one)))
+        # Of a folder of millions of pictures neither a list is made nor each of them asked for.
+        with os.scandir(path) as entries:
+            inside = [path, *(path / entry.name for entry in entries if entry.name.casefold() in PART_NAMES and entry.is_dir())]
+        found: list[Path] = []
+        for folder in inside:
+            with os.scandir(folder) as entries:
+                found += (
+                    folder / entry.name
+                    for entry in entries
+                    if entry.name.lower().endswith(".tar") and not entry.name.startswith(".") and entry.is_file()
+                )
+        return sorted(found, key=lambda one: natural_key(str(one)))
     if path.is_file():
         return [path]
     shards: list[Path] = []
