@@ -30,7 +30,8 @@ from promptmix.backbones.preprocess import resize_and_crop
 from promptmix.backbones.registry import load_backbone
 from promptmix.data.images import PictureSource, open_picture
 from promptmix.features.reading import reading_threads
-from promptmix.inference.bulk import BulkJob, run_here
+from promptmix.inference.bulk import run_here
+from promptmix.inference.bulk_job import BulkJob
 from promptmix.inference.predictor import Predictor
 from promptmix.model_folder import SavedModel
 from promptmix.nn.classifier import Classifier, Router

@@ -24,7 +24,7 @@ from promptmix.data.shards import TarPicture
 from promptmix.data.tables import ParquetPicture
 from promptmix.errors import ConfigError
 from promptmix.evaluation.results import read_bench_result
-from promptmix.inference.bulk import read_job
+from promptmix.inference.bulk_job import read_job
 from promptmix.inference.bulk_ray import WorkerSetup, _Worker, decoded, encoded
 
 from .test_predict_bulk import files_of, many

@@ -16,7 +16,8 @@ from promptmix.cli.output import progress, refuse_unknown_engine
 from promptmix.data.read import Columns, iter_any_pictures, state_of_sources
 from promptmix.errors import ConfigError, InterruptedRun, did_you_mean
 from promptmix.features.cache import FeatureCache
-from promptmix.inference.bulk import BulkJob, BulkSummary, Shard, model_key, run_here, start_job
+from promptmix.inference.bulk import BulkSummary, Shard, run_here
+from promptmix.inference.bulk_job import BulkJob, model_key, start_job
 from promptmix.inference.bulk_parts import FileFormat, refuse_missing_writer
 from promptmix.inference.predictor import Predictor
 from promptmix.model_folder import read_model

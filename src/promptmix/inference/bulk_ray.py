@@ -25,18 +25,8 @@ from promptmix.data.shards import TarPicture
 from promptmix.data.tables import ParquetPicture
 from promptmix.errors import BackboneError, CheckpointError, ConfigError, DataError, OutOfMemoryError, PromptMixError
 from promptmix.features.cache import FeatureCache
-from promptmix.inference.bulk import (
-    LISTS,
-    Block,
-    BulkJob,
-    BulkSummary,
-    Shard,
-    Tally,
-    blocks_left,
-    finish,
-    predict_block,
-    read_job,
-)
+from promptmix.inference.bulk import Block, BulkSummary, Shard, Tally, blocks_left, finish, predict_block
+from promptmix.inference.bulk_job import LISTS, BulkJob, read_job
 from promptmix.inference.predictor import Predictor
 from promptmix.runtime import write_text
 
