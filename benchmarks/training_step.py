@@ -22,6 +22,7 @@ from benchmarks.measure import in_own_process, machine, matrix_product_rate, med
 from benchmarks.mixture_step import CONTESTANTS, VIT_B16, MixtureStep, Size, contestant
 from benchmarks.step_profile import profile_step
 from promptmix.evaluation.results import device_name, peak_device_memory_bytes, peak_memory_bytes, reset_peak_memory
+from promptmix.prompts.chunks import ChunkLimits
 from promptmix.runtime import keep_freed_memory
 
 __all__ = ["held_bytes", "measure_training_step", "take_alone", "take_by_turns", "training_step_section"]
@@ -134,7 +135,7 @@ def _alone(size: Size, name: str, device: torch.device) -> dict[str, Any]:
 
 def take_by_turns(size: Size, names: Sequence[str], rounds: int, device: torch.device) -> dict[str, dict[str, Any]]:
     """Seconds of several ways to take the step and of the matrix product, which take turns in this process."""
-    keep_freed_memory()  # as training does
+    keep_freed_memory(size.rows <= ChunkLimits().rows)  # as training does
     steps = {
         precision: MixtureStep(size, device, precision=precision) for precision in {CONTESTANTS[name].precision for name in names}
     }
@@ -161,7 +162,7 @@ def take_by_turns(size: Size, names: Sequence[str], rounds: int, device: torch.d
 
 def take_alone(size: Size, name: str, device: torch.device, steps: int) -> dict[str, Any]:
     """Seconds and memory of a few steps of one kind, with the matrix product before and after each."""
-    keep_freed_memory()  # as training does
+    keep_freed_memory(size.rows <= ChunkLimits().rows)  # as training does
     step = MixtureStep(size, device, precision=CONTESTANTS[name].precision)
     take, product = contestant(name, step), matrix_product_rate(dtype=CONTESTANTS[name].products, device=device)
     flops = product()
@@ -233,7 +234,11 @@ sequence added between {small} and {large}: {1e3 * growth["seconds_per_row"]:.0f
     ways = [row for case in results["cases"] for row in _way_rows(case)]
     processes = [
         f"- {_name(case)}: {case['needed_gflop']:,.0f} GFLOP; "
-        + ("all sequences in one part" if case["chunks"] == 1 else f"sequences in {case['chunks']} parts, each computed twice")
+        + (
+            "all sequences in one part"
+            if case["chunks"] == 1
+            else f"sequences in {case['chunks']} parts, each computed twice, as in training where memory is short"
+        )
         + f"; the whole process held at most {_megabytes(case['ways']['ours']['process_bytes'])}."
         for case in results["cases"]
     ]

@@ -53,15 +53,17 @@ def free_memory_bytes(device: torch.device | None = None) -> int | None:
     limit, used = _number(Path("/sys/fs/cgroup/memory.max")), _number(Path("/sys/fs/cgroup/memory.current"))
     if limit is None or used is None or limit >= _NO_LIMIT:
         return of_the_machine
+    # Files that were read once count as used, and go when their room is wanted.
+    used -= _number(Path("/sys/fs/cgroup/memory.stat"), "inactive_file") or 0
     return max(0, limit - used) if of_the_machine is None else min(of_the_machine, max(0, limit - used))
 
 
 def held_memory_bytes(device: torch.device | None = None) -> int:
-    """Memory that this process holds now, of a GPU or of the machine; 0 where the system does not tell."""
+    """Memory that this process holds now, on a GPU in tensors, else of the machine; 0 where the system does not tell."""
     if device is not None and device.type == "cuda":
         import torch
 
-        return torch.cuda.memory_reserved(device)
+        return torch.cuda.memory_allocated(device)
     return 1024 * (_number(Path("/proc/self/status"), "VmRSS:") or 0)
 
 

@@ -124,11 +124,13 @@ def tensors_checksum(tensors: Mapping[str, torch.Tensor]) -> str:
     return short_hash(*parts)
 
 
-def keep_freed_memory() -> None:
-    """Ask the C library to keep freed memory for the next use instead of handing it back; for the rest of the process.
+def keep_freed_memory(keep: bool = True) -> None:
+    """Ask the C library to keep freed memory for the next use, or to hand large blocks back at once; until it is asked again.
 
     A training step allocates and frees the same large blocks over and over. glibc maps each of them anew, and a tenth of a step on a
-    CPU is spent on the system's clearing of their pages. Other C libraries are left as they are.
+    CPU is spent on the system's clearing of their pages. But where text is encoded chunk by chunk no two chunks' blocks are of one size:
+    what is kept then is full of holes that nothing fits, and grows by hundreds of megabytes a chunk. Other C libraries are left as they
+    are.
     """
     import ctypes
 
@@ -138,8 +140,8 @@ def keep_freed_memory() -> None:
     if not hasattr(library, "gnu_get_libc_version"):
         return
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-    library.mallopt(mmap_threshold, 32 << 20)  # the largest that is accepted
-    library.mallopt(trim_threshold, 2**31 - 1)
+    library.mallopt(mmap_threshold, (32 if keep else 1) << 20)  # 32 MiB is the largest that is accepted
+    library.mallopt(trim_threshold, 2**31 - 1 if keep else 2**20)
 
 
 @contextlib.contextmanager

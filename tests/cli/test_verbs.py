@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from promptmix.data.pictograms import CLASS_NAMES, draw_set
+
 Promptmix = Callable[..., Any]
 
 
@@ -59,7 +61,7 @@ def test_training_keeps_to_the_memory_it_is_given_and_says_how(promptmix: Prompt
     given = ("train", photos, "--out", tmp_path / "out", "--shots", "4", "--epochs", "3")
     refused = promptmix(*given, "--max-memory", "20MB")
     assert refused.code == 3
-    assert "--max-memory 19 MiB is too little: 12 prompts a step need about" in refused.err
+    assert "--max-memory 19.1 MiB is too little: 12 prompts a step need about" in refused.err
     assert not (tmp_path / "out").exists()
     assert "must be an amount of memory such as 8GB" in promptmix(*given, "--max-memory", "much").err
     trained = promptmix(*given, "--max-memory", "16GB")
@@ -104,3 +106,24 @@ def test_a_config_file_is_read_and_options_go_over_it(promptmix: Promptmix, phot
     config = json.loads(done.out)["config"]
     assert (config["method"], config["seed"]) == ("coop", 7)
     assert (config["recipe"]["epochs"], config["recipe"]["rate"], config["options"]["context_tokens"]) == (1, 0.01, 3)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").is_file(), reason="this system does not tell how much memory a process has held"
+)
+def test_a_run_holds_no_more_memory_than_it_is_given(tmp_path: Path) -> None:
+    for drawn in draw_set(CLASS_NAMES, ("photo",), 2, 0):
+        folder = tmp_path / "photos" / drawn.class_name
+        folder.mkdir(parents=True, exist_ok=True)
+        drawn.image.save(folder / f"{len(list(folder.iterdir()))}.png")
+    groups = json.dumps([[f"number {number} of {{}}."] for number in range(40)])
+    given = ("train", tmp_path / "photos", "--shots", "1", "--epochs", "1", "--set", f"method.groups={groups}", "--json")
+    peaks = {}
+    for allowed in ("1300MB", "16GB"):
+        # In a process of its own: its peak is this run's.
+        words = [sys.executable, "-m", "promptmix", *map(str, given), "--out", tmp_path / allowed, "--max-memory", allowed]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "prompts a step, 1,024 at a time" in done.stderr
+        peaks[allowed] = json.loads(done.stdout)["peak_memory_bytes"]
+    assert peaks["1300MB"] < 1300e6 < peaks["16GB"]

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["consistency_loss", "router_loss", "sample_classes", "text_loss"]
+__all__ = ["MOST_SIMILARITIES", "consistency_loss", "router_loss", "sample_classes", "text_loss"]
 
-_MOST_SIMILARITIES = 2**25  # numbers of one block: 128 MiB in float32
+MOST_SIMILARITIES = 2**25  # numbers of one block: 128 MiB in float32
 
 
 def text_loss(
@@ -34,7 +34,7 @@ def text_loss(
     asking, answering = expert_features, prototypes
     if direction == "prompts":
         asking, answering = prototypes[:, :num_classes], expert_features
-    block = max(1, _MOST_SIMILARITIES // (num_experts * answering.shape[1]))
+    block = max(1, MOST_SIMILARITIES // (num_experts * answering.shape[1]))
     if block >= num_classes:
         return _told_apart(asking, answering, 0, temperature, "mean")
     # All similarities together grow with the square of the classes; the backward pass makes those of each block anew.

@@ -28,31 +28,38 @@ class ChunkLimits:
 
     Attributes:
         rows: the most sequences encoded at a time. Another number of rows may change the last bits of what is computed.
-        kept_rows: so many sequences, from the first on, keep what the backward pass needs; chunks beyond them are computed again there:
-            one more forward, exact, and memory for one chunk only. It changes no bit. A single chunk is always kept.
+        kept_rows: so many sequences in all, from the first on, keep what the backward pass needs; chunks beyond them are computed again
+            there: one more forward, exact, and memory for one chunk only. It changes no bit. A single chunk is always kept.
     """
 
     rows: int = 1024
     kept_rows: int = 0
 
 
-_UNLESS_TOLD = ChunkLimits()
-_LIMITS: ContextVar[ChunkLimits] = ContextVar("chunk limits", default=_UNLESS_TOLD)
+class _InForce:
+    """Limits, and how many sequences may still be kept."""
+
+    def __init__(self, limits: ChunkLimits) -> None:
+        self.limits, self.spare_rows = limits, limits.kept_rows
+
+
+_IN_FORCE: ContextVar[_InForce | None] = ContextVar("chunk limits", default=None)
 
 
 def chunk_limits() -> ChunkLimits:
     """The limits in force here."""
-    return _LIMITS.get()
+    in_force = _IN_FORCE.get()
+    return ChunkLimits() if in_force is None else in_force.limits
 
 
 @contextlib.contextmanager
 def limit_chunks(limits: ChunkLimits) -> Iterator[None]:
-    """Within the block text is encoded within these limits."""
-    before = _LIMITS.set(limits)
+    """Within the block text is encoded within these limits, all that is encoded there together."""
+    before = _IN_FORCE.set(_InForce(limits))
     try:
         yield
     finally:
-        _LIMITS.reset(before)
+        _IN_FORCE.reset(before)
 
 
 _Chunk = TypeVar("_Chunk")
@@ -142,10 +149,13 @@ class ChunkedRows(Generic[_Chunk]):
 
         Where gradients are kept, chunks beyond :attr:`ChunkLimits.kept_rows` are computed again in the backward pass.
         """
-        chunks, kept_rows = self.chunks, chunk_limits().kept_rows
+        chunks, in_force = self.chunks, _IN_FORCE.get() or _InForce(ChunkLimits())
         parts: list[Tensor] = []
-        for number, chunk in enumerate(chunks, start=1):
-            if len(chunks) == 1 or number * self._chunk_rows <= kept_rows or not torch.is_grad_enabled():
+        for chunk in chunks:
+            if not torch.is_grad_enabled():
+                parts.append(encode(chunk, contexts))
+            elif len(chunks) == 1 or self._chunk_rows <= in_force.spare_rows:
+                in_force.spare_rows -= self._chunk_rows
                 parts.append(encode(chunk, contexts))
             else:
                 parts.append(checkpoint(encode, chunk, contexts, use_reentrant=False))

@@ -23,11 +23,11 @@ from promptmix.backbones.base import AnyTextTower
 from promptmix.backbones.siglip_text import SiglipTextTower
 from promptmix.backbones.text_tower import TextTower
 from promptmix.backbones.transformer import TransformerBlock
-from promptmix.prompts.chunks import ChunkedRows
+from promptmix.prompts.chunks import ChunkedRows, ChunkLimits
 from promptmix.prompts.layout import PromptLayout, build_layout
-from promptmix.prompts.plain import PlainPrompts
+from promptmix.prompts.plain import MOST_PLAIN_ROWS, PlainPrompts
 
-__all__ = ["PackedPrompts", "Prompts", "encode_packed", "lay_out_prompts"]
+__all__ = ["PackedPrompts", "Prompts", "encode_packed", "lay_out_prompts", "usual_rows"]
 
 
 class PackedPrompts(ChunkedRows[PromptLayout]):
@@ -66,6 +66,12 @@ class PackedPrompts(ChunkedRows[PromptLayout]):
 
 
 Prompts = PackedPrompts | PlainPrompts
+
+
+def usual_rows(tower: AnyTextTower) -> int:
+    """How many sequences are encoded at a time, where nothing asks for fewer."""
+    most = ChunkLimits().rows
+    return min(MOST_PLAIN_ROWS, most) if isinstance(tower, SiglipTextTower) else most
 
 
 def lay_out_prompts(

@@ -17,9 +17,9 @@ from torch import Tensor
 from promptmix.backbones.siglip_text import SiglipTextTower
 from promptmix.prompts.chunks import ChunkedRows
 
-__all__ = ["PlainPrompts"]
+__all__ = ["MOST_PLAIN_ROWS", "PlainPrompts"]
 
-_MOST_ROWS = 128  # a row is the whole context here, some ten times the tokens of a packed one
+MOST_PLAIN_ROWS = 128  # a row is the whole context here, some ten times the tokens of a packed one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class PlainPrompts(ChunkedRows[_Chunk]):
         max_rows: int = 1024,
         split: bool = True,
     ) -> None:
-        super().__init__(tower, rows, groups, row_names, min(max_rows, _MOST_ROWS), split)
+        super().__init__(tower, rows, groups, row_names, min(max_rows, MOST_PLAIN_ROWS), split)
         self._tower = tower
 
     def _lay_out(self, rows: Sequence[Sequence[int]], groups: Sequence[int]) -> _Chunk:

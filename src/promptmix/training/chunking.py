@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,16 +15,19 @@ from promptmix.distributed.rows import own_share
 from promptmix.errors import ConfigError
 from promptmix.memory import free_memory_bytes, held_memory_bytes, in_words
 from promptmix.methods.base import Method
+from promptmix.nn.losses import MOST_SIMILARITIES
 from promptmix.prompts.chunks import ChunkLimits, limit_chunks
+from promptmix.prompts.encoder import usual_rows
 from promptmix.runtime import torch_generator
 from promptmix.structs import Batch
 
 __all__ = ["ChunkPlan", "plan_chunks"]
 
-_USUAL_ROWS = ChunkLimits().rows
 _FEWEST_ROWS = 8
 _WEIGHED_ROWS = 128  # of the larger of the two steps that are weighed
+_WEIGHED_PICTURES = 8  # where each picture has prompts of its own
 _ON_TOP = 1.25  # what a backward pass needs beside what was kept for it, and what differs from row to row
+_COPIES_OF_SIMILARITIES = 3  # of what the text loss compares: logits, their softmax, its gradient
 _COPIES = 8  # of every row's feature, on its way from the tower to the loss and back
 _RESERVE = 256 * 2**20  # optimizer, kernels' own memory, what the allocator cannot give back
 
@@ -60,65 +64,93 @@ class ChunkPlan:
 
 
 def plan_chunks(
-    method: Method, build: Callable[[Sequence[str]], Method], batch_size: int, max_bytes: int | None = None
+    method: Method,
+    build: Callable[[Sequence[str]], Method],
+    batch_size: int,
+    max_bytes: int | None = None,
+    table_bytes: int = 0,
 ) -> ChunkPlan | None:
-    """Plan the training of a method; None where its step encodes no text.
+    """Plan the training of a method; None where its step encodes no text, or little.
 
     Two small steps on some of the classes are weighed, by what they keep for the backward pass: its growth is that of a row. Without
-    ``max_bytes`` the usual number of rows is encoded at a time, and half of what memory is free may be spent on saving the second
-    forward pass; that changes no bit. With it no more rows are encoded at a time than fit.
+    ``max_bytes`` the usual number of rows is encoded at a time, and some of the free memory may be spent on saving the second
+    forward pass, which changes no bit: half of it, or less where this process is given a share of the processors only. With
+    ``max_bytes`` no more rows are encoded at a time than fit.
 
     Args:
         build: makes the same method for other class names.
         max_bytes: the most memory that the process may hold; on a GPU, that its tensors may.
+        table_bytes: what is yet to come beside the step: the features of all pictures.
 
     Raises:
         ConfigError: not even a few rows at a time fit into ``max_bytes``; the message says how much is needed.
     """
-    pictures = batch_size if method.needs_text_to_predict else 1
-    rows = pictures * method.text_encodings_per_step
-    if rows == 0 or (rows <= _USUAL_ROWS and max_bytes is None):
-        return None
-    row_bytes = _weigh_row(method, build, batch_size, rows // len(method.class_names))
     device = method.backbone.device
-    outside = _RESERVE + held_memory_bytes(device) + _COPIES * 4 * rows * method.backbone.config.embedding_width
+    usual = usual_rows(method.backbone.require_text()[0])
+    rows = _rows_of_step(method, batch_size)
+    if rows == 0 or (rows <= usual and max_bytes is None):
+        return None
+    held = held_memory_bytes(device)  # before anything is weighed, for not all of that is given back
+    row_bytes = _weigh_row(method, build, batch_size)
+    features = _COPIES * 4 * rows * method.backbone.config.embedding_width
+    similarities = _COPIES_OF_SIMILARITIES * 4 * min(MOST_SIMILARITIES, rows * len(method.class_names))
+    outside = _RESERVE + table_bytes + features + similarities
     rows = own_share(rows).count
     if max_bytes is None:
-        free = free_memory_bytes(device)
-        at_a_time = _USUAL_ROWS
-        spare = 0.0 if free is None else free / 2 - (outside - held_memory_bytes(device)) - _ON_TOP * at_a_time * row_bytes
+        at_a_time = usual
+        spare = _spendable(device) - outside - _ON_TOP * at_a_time * row_bytes
     else:
-        at_a_time = min(_USUAL_ROWS, rows, int((max_bytes - outside) / (_ON_TOP * row_bytes)))
+        at_a_time = min(usual, rows, int((max_bytes - held - outside) / (_ON_TOP * row_bytes)))
         if at_a_time < min(_FEWEST_ROWS, rows):
-            needed = outside + _ON_TOP * _FEWEST_ROWS * row_bytes
+            needed = held + outside + _ON_TOP * _FEWEST_ROWS * row_bytes
             raise ConfigError(
                 f"--max-memory {in_words(max_bytes)} is too little: {rows:,} prompts a step need about {in_words(needed)}, even"
                 f" {_FEWEST_ROWS} at a time; allow more, or learn with fewer classes, experts or pictures a step"
             )
-        spare = max_bytes - outside - _ON_TOP * at_a_time * row_bytes
+        spare = max_bytes - held - outside - _ON_TOP * at_a_time * row_bytes
     kept = min(rows, max(0, int(spare / row_bytes)) // at_a_time * at_a_time)
     if rows - kept <= at_a_time:
-        kept = rows  # the last chunk is the one at work when the backward pass begins
-    in_tower = min(rows, kept + at_a_time) if kept < rows else rows
+        kept = -(-rows // at_a_time) * at_a_time  # the last chunk is the one at work when the backward pass begins
+    in_tower = min(rows, kept + at_a_time)
     return ChunkPlan(
         limits=ChunkLimits(rows=at_a_time, kept_rows=kept),
         rows=rows,
         row_bytes=row_bytes,
-        expected_bytes=int(outside + row_bytes * (in_tower + (_ON_TOP - 1) * min(rows, at_a_time))),
+        expected_bytes=int(held + outside + row_bytes * (in_tower + (_ON_TOP - 1) * min(rows, at_a_time))),
         allowed_bytes=max_bytes,
     )
 
 
-def _weigh_row(method: Method, build: Callable[[Sequence[str]], Method], batch_size: int, rows_a_class: int) -> int:
+def _rows_of_step(method: Method, batch_size: int) -> int:
+    """Sequences through the text tower in a step, on all ranks together."""
+    return method.text_encodings_per_step * (batch_size if method.needs_text_to_predict else 1)
+
+
+def _spendable(device: torch.device) -> float:
+    """Memory that may be spent without being asked: half of what is free, of a machine's in proportion to its processors."""
+    free = free_memory_bytes(device)
+    if free is None:
+        return 0.0
+    # Several that run side by side, as ranks or runs of a bench, have each its share of the processors.
+    share = 1.0 if device.type == "cuda" else min(1.0, torch.get_num_threads() / (os.cpu_count() or 1))
+    return share * free / 2
+
+
+def _weigh_row(method: Method, build: Callable[[Sequence[str]], Method], batch_size: int) -> int:
     """Bytes that one sequence keeps for the backward pass: those that twice as many classes add, a sequence."""
     names = method.class_names
-    many = min(len(names), max(4, -(-_WEIGHED_ROWS // rows_a_class)))
-    few = max(2, many // 2)
-    rows = {count: own_share(count * rows_a_class).count for count in (few, many)}
-    weights = {count: _weigh_step(build(_spread(names, count)), batch_size) for count in (few, many)}
-    if rows[few] == rows[many]:
-        return max(1, weights[many] // max(1, rows[many]))
-    return max(1, (weights[many] - weights[few]) // (rows[many] - rows[few]))
+    pictures = min(batch_size, _WEIGHED_PICTURES) if method.needs_text_to_predict else batch_size
+    fewest = min(len(names), 4)
+    rows_a_class = max(1, _rows_of_step(build(_spread(names, fewest)), pictures) // fewest)
+    many = min(len(names), max(fewest, -(-_WEIGHED_ROWS // rows_a_class)))
+    weighed = []
+    for count in (max(2, many // 2), many):
+        small = build(_spread(names, count))
+        weighed.append((own_share(_rows_of_step(small, pictures)).count, _weigh_step(small, pictures)))
+    (few_rows, few_bytes), (many_rows, many_bytes) = weighed
+    if many_rows == few_rows or many_bytes <= few_bytes:
+        return max(1, many_bytes // max(1, many_rows))
+    return (many_bytes - few_bytes) // (many_rows - few_rows)
 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:
@@ -134,7 +166,7 @@ def _weigh_step(method: Method, batch_size: int) -> int:
     labels = torch.arange(batch_size, device=device) % len(method.class_names)
     method.start_from(features[:, None], labels)
     batch = Batch(image_features=features, labels=labels, frozen_features=features)
-    with limit_chunks(ChunkLimits(rows=2**30)), _weighing(method) as kept:
+    with limit_chunks(ChunkLimits(rows=2**30, kept_rows=2**40)), _weighing(method) as kept:
         output = method.training_step(batch)
     del output
     return sum(kept.values())

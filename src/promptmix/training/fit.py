@@ -217,7 +217,9 @@ def plan_memory(config: RunConfig, recipe: Recipe, method: Method, backbone: Bac
         more = method.more_class_names[: len(class_names)]
         return build_method(config.method, config.options, backbone, class_names, config.seed, more)
 
-    plan = plan_chunks(method, build, min(recipe.batch_size, num_pictures), config.max_memory)
+    views = 1 if _is_live(method, config) else 1 + config.augmentation.views
+    table_bytes = 4 * num_pictures * views * backbone.config.embedding_width
+    plan = plan_chunks(method, build, min(recipe.batch_size, num_pictures), config.max_memory, table_bytes)
     if plan is None:
         return ChunkLimits()
     logger.log(logging.INFO if config.max_memory is None else logging.WARNING, "memory: %s", plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import itertools
 import json
@@ -27,6 +28,7 @@ from promptmix.evaluation.results import peak_memory_bytes
 from promptmix.memory import is_out_of_memory
 from promptmix.methods.base import Method, Recipe
 from promptmix.prompts.chunks import ChunkLimits, limit_chunks
+from promptmix.prompts.encoder import usual_rows
 from promptmix.runtime import keep_freed_memory, write_text, writing
 from promptmix.structs import Batch, StepOutput
 from promptmix.training.checkpoint import Checkpoint, shared_checkpoint, write_checkpoint
@@ -111,7 +113,6 @@ def train(
             " LiveFeed of the pictures"
         )
     begun = time.monotonic()
-    keep_freed_memory()
     parameters = dict(method.named_parameters())
     optimizer = build_optimizer(method, recipe)
     averages: dict[str, Tensor] = {}
@@ -147,7 +148,7 @@ def train(
     all_steps = recipe.epochs * steps if recipe.steps is None else recipe.steps
     epochs = math.ceil(all_steps / steps)
     last_write = time.monotonic()
-    stepper = _Stepper(method, limits or ChunkLimits())
+    stepper = _Stepper(method, limits or ChunkLimits(), min(recipe.batch_size, feed.num_pictures))
 
     def save(epoch: int, step: int) -> None:
         if checkpoint_path is None or not is_first():
@@ -259,8 +260,12 @@ def train(
 class _Stepper:
     """Takes training steps within limits of memory, which it tightens once where that is not enough."""
 
-    def __init__(self, method: Method, limits: ChunkLimits) -> None:
-        self._method, self._limits, self._tightened = method, limits, False
+    def __init__(self, method: Method, limits: ChunkLimits, batch_size: int) -> None:
+        self._method, self._tightened = method, False
+        self._rows = method.text_encodings_per_step * (batch_size if method.needs_text_to_predict else 1)
+        usual = usual_rows(method.backbone.require_text()[0]) if self._rows > 0 else limits.rows
+        self._limits = dataclasses.replace(limits, rows=min(limits.rows, usual))
+        keep_freed_memory(self._rows <= self._limits.rows)
 
     def step(self, batch: Batch, epoch: int) -> tuple[StepOutput, float]:
         """What a step gives and its loss, with the gradients in place."""
@@ -271,16 +276,17 @@ class _Stepper:
                 raise
             reason = str(problem)[:200]
         # Outside of the handler, which holds on to what the step had in memory.
-        rows = max(1, self._limits.rows // 4)
-        encodes_text = self._method.text_encodings_per_step > 0
+        at_a_time = min(self._limits.rows, self._rows)
+        rows = max(1, at_a_time // 4)
         # The graph of pictures that were encoded for this step is gone, and other ranks would wait for a step that they have done.
-        if self._tightened or not encodes_text or batch.image_features.requires_grad or num_ranks() > 1:
+        if self._tightened or self._rows == 0 or batch.image_features.requires_grad or num_ranks() > 1:
             raise OutOfMemoryError(
-                f"out of memory with {self._limits.rows} prompts at a time ({reason}); allow less with --max-memory, take a smaller"
+                f"out of memory with {at_a_time} prompts at a time ({reason}); allow less with --max-memory, take a smaller"
                 " --set recipe.batch_size=N, or choose another --device"
             )
-        _logger.warning("out of memory; from now on %d prompts at a time instead of %d", rows, self._limits.rows)
+        _logger.warning("out of memory; from now on %d prompts at a time instead of %d", rows, at_a_time)
         self._limits, self._tightened = ChunkLimits(rows=rows, kept_rows=0), True
+        keep_freed_memory(False)
         self._method.zero_grad()
         gc.collect()
         if torch.cuda.is_available():
@@ -297,7 +303,9 @@ class _Stepper:
                 )
             self._method.zero_grad()
             self._method.backward(output)
-        return output, loss
+        # Without its graph, which would else be in memory until the next step is taken.
+        terms = {name: term.detach() for name, term in output.terms.items()}
+        return StepOutput(loss=output.loss.detach(), logits=output.logits.detach(), terms=terms), loss
 
 
 def _stopped(epoch: int, epochs: int, checkpoint_path: Path | None) -> str:

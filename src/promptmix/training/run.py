@@ -30,6 +30,7 @@ from promptmix.methods.base import Recipe
 from promptmix.methods.registry import build_method, method_class
 from promptmix.model_folder import SavedModel, read_model, refuse_overwrite, remove_model, write_model
 from promptmix.nn.classifier import Classifier
+from promptmix.prompts.chunks import limit_chunks
 from promptmix.runtime import atomic_path, short_hash, write_json, writing
 from promptmix.training.fit import Progress, RunConfig, learn, no_progress, plan_memory, prepare, settle_options
 
@@ -115,15 +116,16 @@ def run(
 
     # Image features: those of the test pictures are made before the training too. What is wrong with one should not wait for its end.
     begun = time.monotonic()
-    prepared = prepare(
-        settled.config,
-        training,
-        backbone=backbone,
-        cache=cache,
-        more_class_names=more_class_names,
-        method=method,
-        on_progress=on_progress,
-    )
+    with limit_chunks(limits):
+        prepared = prepare(
+            settled.config,
+            training,
+            backbone=backbone,
+            cache=cache,
+            more_class_names=more_class_names,
+            method=method,
+            on_progress=on_progress,
+        )
     tested = extract_features(
         backbone,
         measured.pictures,
@@ -168,7 +170,7 @@ def run(
 
     # Measuring, beside zero-shot on the same pictures.
     begun = time.monotonic()
-    with torch.no_grad():
+    with torch.no_grad(), limit_chunks(limits):
         untrained = build_method("zero-shot", {}, backbone, training.class_names).classifier()
         zero_shot = measure(class_logits(untrained, test_features, backbone.device), test_labels, training.class_names)
         if method.tunes_image_tower:

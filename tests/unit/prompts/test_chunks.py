@@ -77,6 +77,21 @@ def test_what_is_kept_is_what_the_limits_say(bank: PromptBank) -> None:
     assert encoded(bank, prompts, ChunkLimits(rows=10, kept_rows=29))[2] == half
 
 
+def test_what_is_kept_is_counted_over_all_that_is_encoded_in_a_block(bank: PromptBank) -> None:
+    contexts = bank.starting_contexts().requires_grad_(True)
+    prompts, kept = bank.lay_out(NAMES), []
+
+    def weigh(tensor: Tensor) -> Tensor:
+        kept.append(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    with limit_chunks(ChunkLimits(rows=10, kept_rows=40)), torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
+        first, before = prompts.encode(contexts), len(kept)
+        second = prompts.encode(contexts)
+        assert len(kept) - before < before / 10
+    assert torch.equal(first, second)
+
+
 def test_limits_hold_within_their_block_alone(bank: PromptBank) -> None:
     prompts = bank.lay_out(NAMES)
     assert len(prompts.chunks) == 1

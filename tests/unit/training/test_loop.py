@@ -295,13 +295,13 @@ def signals_as_before() -> Iterator[None]:
 class Hungry(Linear):
     """Runs out of memory where more than ``fit`` prompts are encoded at a time, before its backward pass or within it."""
 
-    def __init__(self, backbone: Backbone, fit: int, late: bool) -> None:
+    def __init__(self, backbone: Backbone, fit: int, late: bool, rows: int = 4000) -> None:
         super().__init__(backbone)
-        self.fit, self.late = fit, late
+        self.fit, self.late, self.rows = fit, late, rows
 
     @property
     def text_encodings_per_step(self) -> int:
-        return 4000
+        return self.rows
 
     def training_step(self, batch: Batch) -> StepOutput:
         if not self.late:
@@ -314,7 +314,7 @@ class Hungry(Linear):
             self._take()
 
     def _take(self) -> None:
-        if chunk_limits().rows > self.fit:
+        if min(chunk_limits().rows, self.text_encodings_per_step) > self.fit:
             raise RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:113] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
             )
@@ -336,6 +336,12 @@ def test_where_memory_runs_out_once_fewer_prompts_at_a_time_give_the_same(
     for name, value in taken[0].items():
         assert torch.equal(value, taken[1][name])
     assert [record.message for record in caplog.records] == ["out of memory; from now on 256 prompts at a time instead of 1024"]
+
+
+def test_a_step_of_few_prompts_is_cut_too(backbone: Backbone, caplog: pytest.LogCaptureFixture) -> None:
+    method = Hungry(backbone, 10, False, rows=40)
+    train(method, Recipe(epochs=1, batch_size=4), CachedFeed(torch.ones(PICTURES, 1, WIDTH), torch.arange(PICTURES) % 3, 1))
+    assert [record.message for record in caplog.records] == ["out of memory; from now on 10 prompts at a time instead of 40"]
 
 
 def test_where_memory_runs_out_again_the_run_ends_and_says_what_to_do(backbone: Backbone) -> None:
