@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["shared_run_key"]
 
 _BLOCK = 64  # pictures with a hash of their own
-_SAMPLE = 64  # pictures that every rank reads
+_SAMPLE = 64  # pictures, at most, that every rank reads
 
 
 def shared_run_key(
@@ -77,7 +77,7 @@ def _content(picture: PictureSource) -> str:
 
 def _known_of(pictures: Sequence[PictureSource]) -> str:
     """Hash of what is known of pictures without reading more than a few of them."""
-    sample = pictures[:: max(1, len(pictures) // _SAMPLE)]
+    sample = pictures[:: max(1, math.ceil(len(pictures) / _SAMPLE))]
     return short_hash(*map(_name_and_size, pictures), *map(_content, sample))
 
 

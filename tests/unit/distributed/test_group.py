@@ -72,6 +72,7 @@ def memory_of_talking() -> dict[str, Tensor]:
     heard = gather_json(said + str(rank()))
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    assert num_ranks_here() == 2 and lost_ranks() is None
     assert [text[-5:] for text in heard] == ["word0", "word1"]
     return {"bytes for one": torch.tensor(most / len(said))}
 
