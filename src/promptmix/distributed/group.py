@@ -9,19 +9,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from promptmix.distributed.processes import has_ended, process_space
 from promptmix.errors import ConfigError, LostRankError
+from promptmix.memory import is_out_of_memory
 from promptmix.runtime import choose_device
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class _Group:
     """Where this process stands among the others.
 
     Attributes:
-        places: the machine and the process number of each rank.
+        places: of each rank its :func:`process_space` and its process number there.
         waits: how often all have waited for each other; the ranks count alike, because they run the same program.
     """
 
@@ -90,9 +90,10 @@ def num_ranks() -> int:
 
 
 def num_ranks_here() -> int:
-    """How many of them share this machine."""
+    """How many of them share this machine, or this container on it."""
     group = _group()
-    return 1 if group is None else max(1, sum(machine == platform.node() for machine, _ in group.places))
+    here = process_space()
+    return 1 if group is None else max(1, sum(space == here for space, _ in group.places))
 
 
 def is_first() -> bool:
@@ -147,7 +148,7 @@ def group_of_ranks(store: torch.distributed.distributed_c10d.Store, own: int, si
             dist.init_process_group(
                 backend, store=store, rank=own, world_size=size, timeout=timedelta(minutes=_MINUTES_OF_A_STEP)
             )
-        group.places = [(machine, number) for machine, number in gather_json([platform.node(), os.getpid()])]
+        group.places = [(space, number) for space, number in gather_json([process_space(), os.getpid()])]
         yield
         gather_json(None)  # the store may be in the first rank's process, so nobody goes while another still looks there
         dist.destroy_process_group()
@@ -216,7 +217,7 @@ def gather_json(value: Any) -> list[Any]:
         longest = int(torch.cat(lengths).max())
         texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(group.size)]
         dist.all_gather(texts, torch.nn.functional.pad(said, (0, longest - len(said))))
-    return [json.loads(bytes(text[: int(length)].tolist())) for text, length in zip(texts, lengths, strict=True)]
+    return [json.loads(text[: int(length)].numpy().tobytes()) for text, length in zip(texts, lengths, strict=True)]
 
 
 def broadcast_json(value: Any) -> Any:
@@ -300,36 +301,25 @@ def lost_ranks() -> LostRankError | None:
     group = _group()
     if group is None or os.name != "posix":
         return None
-    here = platform.node()
-    gone = [str(number) for number, (machine, process) in enumerate(group.places) if machine == here and _has_ended(process)]
+    here = process_space()
+    gone = [str(number) for number, (space, process) in enumerate(group.places) if space == here and has_ended(process)]
     if not gone:
         return None
     return LostRankError(f"rank {' and '.join(gone)} of {group.size} ended without a word: killed, or out of memory; {_AGAIN}")
 
 
-def _has_ended(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-        # One that nobody has waited for yet has ended too.
-        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] in "ZX"
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-
-
 @contextlib.contextmanager
 def collective() -> Iterator[None]:
-    """Within the block the ranks do something together; where that fails, one of them is gone.
+    """Within the block the ranks do something together; where that fails, one of them is gone. That this one has no memory left passes.
 
     Raises:
         LostRankError: it failed.
     """
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as problem:
+        if is_out_of_memory(problem):
+            raise
         raise _lost() from problem
 
 

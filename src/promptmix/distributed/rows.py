@@ -142,11 +142,10 @@ def gather_table(table: Float[Tensor, "row *rest"], first: int, counts: Sequence
     """
     size = max(1, _BLOCK_BYTES // max(1, table[:1].numel() * table.element_size()))
     target = sum(counts[: rank()])
-    # Piece by piece where they move only a little, because the places overlap.
-    step = min(size, first - target)
-    for start in range(0, counts[rank()], step) if step > 0 else ():
-        some = min(step, counts[rank()] - start)
-        table[target + start : target + start + some] = table[first + start : first + start + some]
+    # They move towards the front, so that a block, once copied, never lies over rows that are still to move.
+    for start in range(0, counts[rank()], size) if first > target else ():
+        some = min(size, counts[rank()] - start)
+        table[target + start : target + start + some] = table[first + start : first + start + some].clone()
     if num_ranks() == 1:
         return
     for source, count in enumerate(counts):

@@ -111,23 +111,24 @@ def extract_features(
     numbered = zip(range(first, end), pictures[first:end], strict=True)
     batches = _batches(backbone, numbered, augmentation, seed, cache, batch_size, skip_bad, threads, steady)
     features = new_table(shape, None if cache is None else cache.folder)
-    kept: list[int] = []
+    left_out: list[int] = []  # what is told to other ranks grows with these, not with all pictures
     bad: list[tuple[str, str]] = []
-    from_cache = 0
+    num_kept, from_cache, place = 0, 0, first
     for batch in batches:
-        features[first + len(kept) : first + len(kept) + len(batch.kept)] = batch.features
-        kept += batch.kept
+        features[first + num_kept : first + num_kept + len(batch.kept)] = batch.features
+        left_out += sorted(set(range(place, batch.done)).difference(batch.kept))
         bad += batch.bad
-        from_cache += batch.from_cache
+        num_kept, from_cache, place = num_kept + len(batch.kept), from_cache + batch.from_cache, batch.done
         if on_progress is not None:
             on_progress(batch.done - first, end - first)
-    every_kept, every_bad, every_from_cache = zip(*gather_json([kept, bad, from_cache]), strict=True)
-    counts = [len(one) for one in every_kept]
+    counts, every_left_out, every_bad, every_from_cache = zip(*gather_json([num_kept, left_out, bad, from_cache]), strict=True)
     all_bad = tuple((name, reason) for one in every_bad for name, reason in one)
     _check_any(len(pictures), sum(counts), all_bad[0][1] if all_bad else "")
     table = torch.from_numpy(features)
     gather_table(table, first, counts)
-    return Extracted(features=table[: sum(counts)], kept=tuple(chain(*every_kept)), bad=all_bad, from_cache=sum(every_from_cache))
+    all_left_out = set(chain(*every_left_out))
+    kept = tuple(place for place in range(len(pictures)) if place not in all_left_out)
+    return Extracted(features=table[: sum(counts)], kept=kept, bad=all_bad, from_cache=sum(every_from_cache))
 
 
 def iter_features(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from torch import Tensor
 
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
-from promptmix.data.images import PictureSource, StoredPicture, content_key
+from promptmix.data.images import PictureSource, StoredPicture
 from promptmix.data.records import LabelledPictures, PictureSet
 from promptmix.data.splits import split_hash, write_split
-from promptmix.distributed.group import broadcast_json, check_same, is_first, num_ranks
-from promptmix.errors import CheckpointError, ConfigError, DataError, listed, printable
+from promptmix.distributed.group import broadcast_json, broadcast_tensors, is_first, num_ranks
+from promptmix.errors import CheckpointError, ConfigError, listed, printable
 from promptmix.evaluation.evaluate import Prediction, class_logits, predictions_of
 from promptmix.evaluation.metrics import Metrics, measure
 from promptmix.evaluation.results import RunResult, peak_memory_bytes, read_result, versions, write_result
@@ -31,12 +32,15 @@ from promptmix.methods.registry import build_method, method_class
 from promptmix.model_folder import SavedModel, read_model, refuse_overwrite, remove_model, write_model
 from promptmix.nn.classifier import Classifier
 from promptmix.prompts.chunks import limit_chunks
-from promptmix.runtime import atomic_path, short_hash, write_json, writing
+from promptmix.runtime import atomic_path, write_json, writing
 from promptmix.training.fit import Progress, RunConfig, learn, no_progress, plan_memory, prepare, settle_options
+from promptmix.training.run_key import shared_run_key
 
 __all__ = ["Outcome", "run"]
 
 logger = logging.getLogger(__name__)
+
+_FILES_OF_AN_OUTCOME = ("result.json", "model/config.json", "model/model.safetensors", "model/class_features.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +99,11 @@ def run(
         backbone if backbone is not None else load_backbone(config.backbone, device=config.device, precision=config.precision)
     )
     measured = training if test is None else test
-    run_key = _run_key(config, recipe, asked.stands_for(), backbone, training, measured, more_class_names)
-    check_same(run_key, "options, pictures or backbone")
+    run_key = shared_run_key(config, recipe, asked.stands_for(), backbone, training, measured, more_class_names)
     if out is not None and resumes:
-        finished = _finished_run(out, run_key) if is_first() else None
-        if broadcast_json(finished is not None):
-            return finished or _read_run(out)
+        finished = _shared_finished_run(out, run_key)
+        if finished is not None:
+            return finished
     settled = settle_options(
         config, training, backbone=backbone, cache=cache, more_class_names=more_class_names, on_progress=on_progress
     )
@@ -256,27 +259,22 @@ def run(
     return Outcome(model=model, result=result)
 
 
-def _run_key(
-    config: RunConfig,
-    recipe: Recipe,
-    stands_for: str,
-    backbone: Backbone,
-    training: LabelledPictures,
-    measured: LabelledPictures,
-    more_class_names: Sequence[str],
-) -> str:
-    """Hash of all that the trained parameters and the measured numbers depend on."""
-    wanted = config.model_dump(mode="json", exclude={"device", "precision", "backbone", "skip_bad", "max_memory"})
-    parts = [json.dumps(wanted, sort_keys=True), recipe.model_dump_json(), stands_for, backbone.features_key]
-    parts += [json.dumps(list(names)) for names in (training.class_names, more_class_names)]
-    for part in (training,) if measured is training else (training, measured):
-        parts.append(f"{len(part.pictures)} pictures")
-        for picture, label in zip(part.pictures, part.labels, strict=True):
-            try:
-                parts.append(f"{label} {content_key(picture)}")
-            except DataError:
-                parts.append(f"{label} unreadable")  # extraction says what is wrong with it
-    return short_hash(*parts)
+def _shared_finished_run(out: Path, run_key: str) -> Outcome | None:
+    """The finished run in the first rank's folder, on every rank; None where it is to be gone on with. It must be of this key."""
+    finished = _finished_run(out, run_key) if is_first() else None
+    if num_ranks() == 1 or not broadcast_json(finished is not None):
+        return finished
+    # The others may see no such folder.
+    files = {} if finished is None else {name: (out / name).read_bytes() for name in _FILES_OF_AN_OUTCOME}
+    sent = broadcast_tensors({name: torch.frombuffer(bytearray(content), dtype=torch.uint8) for name, content in files.items()})
+    if finished is not None:
+        return finished
+    with tempfile.TemporaryDirectory(prefix="promptmix-") as name_of_folder:
+        folder = Path(name_of_folder)
+        (folder / "model").mkdir()
+        for name, content in sent.items():
+            (folder / name).write_bytes(content.numpy().tobytes())
+        return _read_run(folder)
 
 
 def _finished_run(out: Path, run_key: str) -> Outcome | None:

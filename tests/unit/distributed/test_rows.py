@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.many_ranks import on_ranks
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from promptmix.distributed import rows
 from promptmix.distributed.group import any_rank, broadcast_json, broadcast_tensors, check_same, gather_json, num_ranks, rank
 from promptmix.distributed.rows import Share, gather_table, own_share, share_gradients, split_rows
 from promptmix.errors import ConfigError
@@ -95,3 +98,26 @@ def test_without_a_group_everything_is_ones_own() -> None:
     rows = torch.ones(2, WIDTH)
     assert split_rows(lambda: rows, 2, WIDTH, CPU, [rows]) is rows
     assert gather_json(1) == [1] and broadcast_json(None) is None and not any_rank(False)
+
+
+@pytest.mark.parametrize("behind", [0, 1, 3, 8, 30])
+def test_rows_move_to_their_place_in_whole_blocks(behind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a row at a time, where one picture before them was left out; and none is lost where old and new places overlap."""
+    monkeypatch.setattr(rows, "_BLOCK_BYTES", 8 * WIDTH * 4)
+    count = 30
+    table = torch.full((behind + count, WIDTH), -1.0)
+    table[behind:] = expected = numbers(count, WIDTH, purpose="table")
+    with CopiesCounted() as counted:
+        gather_table(table, behind, [count])
+    assert torch.equal(table[:count], expected)
+    assert counted.copies == (4 if behind > 0 else 0)  # of 8 rows at most
+
+
+class CopiesCounted(TorchDispatchMode):
+    """Counts how often something is copied into a tensor."""
+
+    copies = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.copies += func is torch.ops.aten.copy_.default
+        return func(*args, **(kwargs or {}))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from promptmix.backbones.registry import load_backbone
 from promptmix.data.pictograms import draw_set
 from promptmix.data.transforms import Augmentation
 from promptmix.errors import DataError
+from promptmix.features import extract
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features
 
@@ -68,3 +71,18 @@ def test_two_ranks_extract_what_one_does(photos: list[Path], tmp_path: Path) -> 
     again = extracted(photos, tmp_path / "cache")
     assert [int(again[f"{name} from the cache"]) for name in ("views", "plain", "one batch")] == [len(photos) - len(BAD)] * 3
     assert torch.equal(again["views features"], alone["views features"])
+
+
+def test_what_is_told_does_not_grow_with_the_pictures(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def overheard(value: Any) -> list[Any]:
+        told.append(json.dumps(value))
+        return [value]
+
+    monkeypatch.setattr(extract, "gather_json", overheard)
+    good = [path for number, path in enumerate(photos) if number not in BAD]
+    backbone = load_backbone("bundled", device="cpu")
+    for pictures in (good[:1], good):
+        assert extract_features(backbone, pictures).kept == tuple(range(len(pictures)))
+    assert len(told[0]) == len(told[1])

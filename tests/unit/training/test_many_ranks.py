@@ -35,6 +35,7 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "coop, a tower without a mask": ("siglip", "coop", {"words": "a photo of a"}, {}),
     "mocoop": ("bundled", "mocoop", {}, {"clip": 1.0}),
     "mocoop, more classes": ("bundled", "mocoop", {"text_classes": "all", "bank": "styles"}, {}),
+    "mocoop, sampled classes": ("bundled", "mocoop", {"sampled_classes": 3}, {}),
     "mocoop, layer norms": ("transformer", "mocoop", {"preset": "as_released"}, {"batch_size": 3}),
     "promptmix": ("bundled", "promptmix", {}, {"clip": 1.0}),
     "kgcoop": ("bundled", "kgcoop", {}, {}),
@@ -48,7 +49,9 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     # Gently: its two means of absolute values have a kink, at which the last bit of a number decides where a step goes.
     "promptsrc": ("transformer", "promptsrc", {"text_weight": 0.5, "image_weight": 0.5}, {"batch_size": 3}),
     "tip-adapter-f": ("bundled", "tip-adapter-f", {"alpha": 1.0, "beta": 5.0}, {}),
+    "coop, fresh views": ("bundled", "coop", {}, {"batch_size": 3, "rate": 0.01}),
 }
+FRESH = ("coop, fresh views",)
 
 
 def learnt(folder: Path, names: Sequence[str]) -> dict[str, Tensor]:
@@ -62,7 +65,7 @@ def learnt(folder: Path, names: Sequence[str]) -> dict[str, Tensor]:
         features, labels = functional.normalize(features, dim=-1), torch.arange(12) % 5
         method.start_from(features, labels)
         feed: Feed = CachedFeed(features, labels, 1)
-        if method.tunes_image_tower:
+        if method.tunes_image_tower or name in FRESH:
             drawn = [one.image for one in draw_set(CLASSES, ("stamp", "neon"), 1, 1)]
             feed = LiveFeed(method, backbone, drawn, torch.arange(len(drawn)) % 5, Augmentation(views=2), 1)
         before = {key: value.detach().clone() for key, value in method.named_parameters()}
