@@ -183,7 +183,7 @@ def test_a_block_whose_worker_is_killed_is_done_by_another(
             self._worker = bulk_ray._Worker(setup)
 
         def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-            predict = bulk_ray.predict_block
+            predict = vars(bulk_ray)["predict_block"]
 
             def die(*_: Any, **__: Any) -> Any:
                 with died.open("a") as file:
@@ -191,11 +191,11 @@ def test_a_block_whose_worker_is_killed_is_done_by_another(
                 os.kill(os.getpid(), signal.SIGKILL)
 
             if batch["number"].tolist() == [1] and (not died.exists() or died.stat().st_size < deaths):
-                bulk_ray.predict_block = die
+                vars(bulk_ray)["predict_block"] = die
             try:
                 return self._worker(batch)
             finally:
-                bulk_ray.predict_block = predict
+                vars(bulk_ray)["predict_block"] = predict
 
     monkeypatch.setattr(bulk_ray, "_Worker", Killed)
     arguments = ("predict", trained, many / "anchor", "--rows-per-file", "10", "--out")
