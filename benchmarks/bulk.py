@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from jaxtyping import UInt8
 from torch.nn import functional
 
 from benchmarks.extraction import resident_bytes, vit_b32, write_photographs
-from benchmarks.measure import median, take_turns
+from benchmarks.measure import in_own_process, median, take_turns
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.preprocess import resize_and_crop
 from promptmix.backbones.registry import load_backbone
@@ -152,12 +151,13 @@ def _memory() -> dict[str, int] | None:
     """Resident bytes of a process of its own after few and after many pictures; None where the system cannot tell."""
     if not sys.platform.startswith("linux"):
         return None
-    done = subprocess.run([sys.executable, "-m", "benchmarks.bulk"], check=True, capture_output=True, text=True)
-    result: dict[str, int] = json.loads(done.stdout)
-    return result
+    resident: dict[str, int] = in_own_process("benchmarks.bulk", {"few": FEW, "many": MANY})
+    return resident
 
 
-def _print_memory(many: int) -> None:
+def answer(arguments: dict[str, Any]) -> dict[str, int]:
+    """What a process of its own is asked for."""
+    few, many = arguments["few"], arguments["many"]
     with tempfile.TemporaryDirectory(prefix="promptmix-benchmark-") as name:
         folder = Path(name)
         paths = write_photographs(folder, 100, (96, 72))
@@ -165,7 +165,7 @@ def _print_memory(many: int) -> None:
         resident: dict[str, int] = {}
 
         def watch(done: int, rate: float) -> None:
-            for what, number in (("few_bytes", FEW), ("many_bytes", many)):
+            for what, number in (("few_bytes", few), ("many_bytes", many)):
                 if done >= number and what not in resident:
                     resident[what] = resident_bytes()
 
@@ -173,11 +173,11 @@ def _print_memory(many: int) -> None:
         started = time.perf_counter()
         pictures: list[PictureSource] = list(paths)
         run_here(
-            _job("parquet", FEW), folder / "out", itertools.islice(itertools.cycle(pictures), many), predictor, on_progress=watch
+            _job("parquet", few), folder / "out", itertools.islice(itertools.cycle(pictures), many), predictor, on_progress=watch
         )
         resident["pictures_per_second"] = round(many / (time.perf_counter() - started))
-        sys.stdout.write(json.dumps(resident))
+    return resident
 
 
 if __name__ == "__main__":
-    _print_memory(int(sys.argv[1]) if len(sys.argv) > 1 else MANY)
+    sys.stdout.write(json.dumps(answer(json.loads(sys.argv[1]))))

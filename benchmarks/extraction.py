@@ -9,7 +9,6 @@ import functools
 import gc
 import itertools
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from benchmarks.measure import median, take_turns
+from benchmarks.measure import in_own_process, median, take_turns
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.configs import BackboneConfig, PreprocessConfig, TextConfig, VisionTransformerConfig
 from promptmix.backbones.preprocess import resize_and_crop
@@ -32,6 +31,7 @@ from promptmix.data.images import open_picture
 from promptmix.data.pictograms import CLASS_NAMES, draw
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features, iter_features
+from promptmix.memory import held_memory_bytes
 
 __all__ = ["measure_extraction", "resident_bytes", "vit_b32", "write_photographs"]
 
@@ -167,12 +167,13 @@ def _memory_of(which: str) -> dict[str, int] | None:
     """Resident bytes of a process of its own after few and after many pictures; None where the system cannot tell."""
     if not sys.platform.startswith("linux"):
         return None
-    done = subprocess.run([sys.executable, "-m", "benchmarks.extraction", which], check=True, capture_output=True, text=True)
-    result: dict[str, int] = json.loads(done.stdout)
-    return result
+    resident: dict[str, int] = in_own_process("benchmarks.extraction", {"which": which, "few": FEW, "many": MANY})
+    return resident
 
 
-def _print_memory_of(which: str, many: int) -> None:
+def answer(arguments: dict[str, Any]) -> dict[str, int]:
+    """What a process of its own is asked for."""
+    which, few, many = arguments["which"], arguments["few"], arguments["many"]
     with tempfile.TemporaryDirectory(prefix="promptmix-benchmark-") as temporary:
         folder = Path(temporary)
         paths = write_photographs(folder, 100, (96, 72))
@@ -181,18 +182,17 @@ def _print_memory_of(which: str, many: int) -> None:
         resident: dict[str, int] = {}
         started = time.perf_counter()
         for batch in iter_features(backbone, itertools.islice(itertools.cycle(paths), many), cache=cache):
-            for name, number in (("few_bytes", FEW), ("many_bytes", many)):
+            for name, number in (("few_bytes", few), ("many_bytes", many)):
                 if batch.done >= number and name not in resident:
                     resident[name] = resident_bytes()
         resident["pictures_per_second"] = round(many / (time.perf_counter() - started))
-        sys.stdout.write(json.dumps(resident))
+    return resident
 
 
 def resident_bytes() -> int:
-    """Bytes of this process that are in memory now."""
+    """Bytes of this process that are in memory now, without what only waits to be collected."""
     gc.collect()
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+    return held_memory_bytes()
 
 
 # ------------------------------------------------------------------------------------------------------- what it works on
@@ -260,4 +260,4 @@ def vit_b32() -> Backbone:
 
 
 if __name__ == "__main__":
-    _print_memory_of(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else MANY)
+    sys.stdout.write(json.dumps(answer(json.loads(sys.argv[1]))))

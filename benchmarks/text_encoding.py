@@ -6,7 +6,7 @@ machine's matrix product says the packed step must cost at least.
 
 from __future__ import annotations
 
-import subprocess
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import matrix_product_rate, median, take_turns
+from benchmarks.measure import in_own_process, matrix_product_rate, median, take_turns
 from benchmarks.textbook import TextbookTower, encode_experts, encode_trimmed
 from promptmix.backbones.configs import TextConfig
 from promptmix.backbones.text_tower import TextTower
@@ -138,19 +138,20 @@ def _memory_of(which: str) -> int | None:
     """What one step adds to the memory of a process of its own; None where the system cannot tell (it can on Linux)."""
     if not sys.platform.startswith("linux"):
         return None
-    done = subprocess.run([sys.executable, "-m", "benchmarks.text_encoding", which], check=True, capture_output=True, text=True)
-    return int(done.stdout)
+    added: int = in_own_process("benchmarks.text_encoding", {"which": which})
+    return added
 
 
-def _print_memory_of(which: str) -> None:
+def answer(arguments: dict[str, Any]) -> int:
+    """What a process of its own is asked for."""
     keep_freed_memory()
     step = Step()
-    take = {"textbook": step.textbook_step, "trimmed": step.trimmed_step, "packed": step.packed_step}[which]
+    take = {"textbook": step.textbook_step, "trimmed": step.trimmed_step, "packed": step.packed_step}[arguments["which"]]
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts again from here
     before = peak_memory_bytes()
     take()
-    sys.stdout.write(str(peak_memory_bytes() - before))
+    return peak_memory_bytes() - before
 
 
 if __name__ == "__main__":
-    _print_memory_of(sys.argv[1])
+    sys.stdout.write(json.dumps(answer(json.loads(sys.argv[1]))))

@@ -13,7 +13,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from benchmarks.measure import in_own_process, machine, matrix_product_rate, med
 from benchmarks.mixture_step import CONTESTANTS, VIT_B16, MixtureStep, Size, contestant
 from benchmarks.step_profile import profile_step
 from promptmix.evaluation.results import device_name, peak_device_memory_bytes, peak_memory_bytes, reset_peak_memory
+from promptmix.memory import free_memory_bytes, held_memory_bytes
 from promptmix.prompts.chunks import ChunkLimits
 from promptmix.runtime import keep_freed_memory
 
@@ -76,7 +76,9 @@ def _case(size: Size, names: Sequence[str], growth: dict[str, Any], rounds: int,
     further = size.rows - growth["rows"][0]
     per_row = growth["memory_bytes_per_row"]
     memory = None if per_row is None else round(growth["memory_bytes"][0] + further * per_row)
-    by_turns = size.rows <= MOST_ROWS_BY_TURNS and (memory is None or memory < _MOST_OF_MEMORY * _free_memory_bytes(device))
+    free = free_memory_bytes(device)
+    fits = memory is None or free is None or memory < _MOST_OF_MEMORY * free
+    by_turns = size.rows <= MOST_ROWS_BY_TURNS and fits
     names = [name for name in names if not CONTESTANTS[name].compiled or (by_turns and _can_compile(device))]
     ways: dict[str, dict[str, Any]]
     if by_turns:
@@ -103,17 +105,6 @@ def _case(size: Size, names: Sequence[str], growth: dict[str, Any], rounds: int,
 def _can_compile(device: torch.device) -> bool:
     """Whether there is what ``torch.compile`` needs: on a CPU a compiler."""
     return device.type == "cuda" or any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
-
-
-def _free_memory_bytes(device: torch.device) -> int:
-    """Memory that is not in use, of the device; where nothing tells, none is short."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    information = Path("/proc/meminfo")
-    if not information.is_file():
-        return 2**62
-    line = next(line for line in information.read_text(encoding="ascii").splitlines() if line.startswith("MemAvailable"))
-    return int(line.split()[1]) * 1024
 
 
 # ------------------------------------------------------------------------------------------------ in a process of their own
@@ -196,15 +187,9 @@ def _seconds_of_product(product: Callable[[], float]) -> list[float]:
 
 
 def held_bytes(device: torch.device) -> int | None:
-    """What the process holds now: its memory, or that of its tensors on a GPU; None where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    return next(
-        int(line.split()[1]) * 1024 for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmRSS")
-    )
+    """What the process holds now: its memory, or that of its tensors on a GPU, as their peak is counted; None where the system does not
+    tell."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else held_memory_bytes() or None
 
 
 def _peak_bytes(device: torch.device) -> int | None:

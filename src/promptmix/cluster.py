@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from promptmix.errors import ConfigError
+from promptmix.errors import ConfigError, OutOfMemoryError, PromptMixError
 
-__all__ = ["connected", "resources_of_a_worker"]
+__all__ = ["connected", "failure_of", "resources_of_a_worker"]
 
 
 @contextlib.contextmanager
@@ -64,6 +64,26 @@ def resources_of_a_worker(ray: Any, device: str, threads: int) -> dict[str, floa
     most = max((machine.get("CPU", 0.0) for machine in machines), default=1.0)
     gpus = any(machine.get("GPU") for machine in machines)
     return {"num_cpus": max(1.0, min(float(threads), most)), "num_gpus": float(device == "cuda" or (device == "auto" and gpus))}
+
+
+def failure_of(ray: Any, what: str, problem: Exception) -> PromptMixError:
+    """What Ray raised for work that gave no answer, in words for a person.
+
+    Args:
+        what: who was at work, such as ``a worker``.
+        problem: a ``ray.exceptions.RayError``.
+
+    Returns:
+        An :class:`~promptmix.errors.OutOfMemoryError` where a process ended without a word or Ray ended it for its memory; else an error
+        that tells Ray's, by its kind and the last line of its text.
+    """
+    kind = type(problem).__name__
+    if isinstance(problem, ray.exceptions.WorkerCrashedError | ray.exceptions.OutOfMemoryError):
+        return OutOfMemoryError(
+            f"{what} was ended from outside ({kind}), as happens when memory runs out; the same command goes on"
+        )
+    last = " ".join(str(problem).strip().rpartition("\n")[2].split())
+    return PromptMixError(f"{what} failed on the cluster ({kind}: {last[:300]}); the same command goes on")
 
 
 def _quieten(ray: Any) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import growth, measure, training_step
+from benchmarks import bulk, extraction, growth, measure, training_step
 from benchmarks.__main__ import write_page
 from benchmarks.mixture_step import BUNDLED, Size
 from benchmarks.step_profile import profile_step
 from PIL import Image
+
+import promptmix
 
 TINY = Size(experts=2, classes=3, pictures=4, tower=BUNDLED)
 
@@ -60,7 +63,10 @@ def test_the_page_has_a_section_for_the_step_and_for_growth(repo_root: Path, tmp
         assert picture.format == "PNG"
 
 
-def test_what_does_not_fit_is_computed_from_what_each_further_sequence_added(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("limit", "value"), [("MOST_ROWS_BY_TURNS", 0), ("free_memory_bytes", lambda device: 100)])
+def test_what_does_not_fit_is_computed_from_what_each_further_sequence_added(
+    monkeypatch: pytest.MonkeyPatch, limit: str, value: Any
+) -> None:
     def linear(module: str, arguments: dict[str, Any]) -> dict[str, Any]:
         rows = Size(**arguments["size"]).rows
         return {
@@ -75,7 +81,7 @@ def test_what_does_not_fit_is_computed_from_what_each_further_sequence_added(mon
 
     monkeypatch.setattr(training_step, "in_own_process", linear)
     monkeypatch.setattr(training_step, "profile_step", lambda step: {})
-    monkeypatch.setattr(training_step, "MOST_ROWS_BY_TURNS", 0)
+    monkeypatch.setattr(training_step, limit, value)
     monkeypatch.setattr(training_step, "GROWTH_CLASSES", {"cpu": (1, 2), "cuda": (1, 2)})
     results = training_step.measure_training_step(1, (TINY, Size(experts=10, classes=30, tower=BUNDLED)))
     textbook, ours = (results["cases"][1]["ways"][name] for name in ("textbook", "ours"))
@@ -107,3 +113,16 @@ def test_a_point_is_measured_in_a_process_of_its_own() -> None:
     point = measure.in_own_process("benchmarks.growth", {"prediction": 10})
     assert set(point) == {"zero-shot", "mocoop", "promptmix", "promptmix, whole answer"}
     assert all(seconds > 0 for seconds in point.values())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells what is resident")
+def test_memory_is_measured_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(promptmix.__file__).parent.parent))  # and not where the benchmarks lie
+    for module in (bulk, extraction):
+        monkeypatch.setattr(module, "FEW", 10)
+        monkeypatch.setattr(module, "MANY", 20)
+    for found in (bulk._memory(), extraction._memory_of("without cache")):
+        assert found is not None
+        assert set(found) == {"few_bytes", "many_bytes", "pictures_per_second"}
+        assert 2**25 < found["few_bytes"] < 2**33

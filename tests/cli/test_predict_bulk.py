@@ -194,6 +194,41 @@ def test_shards_together_are_the_whole(promptmix: Promptmix, trained: Path, many
     assert json.loads(nothing.out)["predicted"] == 0
 
 
+def test_a_shard_does_not_throw_away_the_others(promptmix: Promptmix, trained: Path, many: Path, tmp_path: Path) -> None:
+    arguments = ("predict", trained, many / "anchor", "--out", tmp_path / "said", "--rows-per-file", "10", "--shard")
+    promptmix(*arguments, "1/2").works()
+    before = files_of(tmp_path / "said")
+    done = promptmix(*arguments, "2/2", "--overwrite")
+    assert done.code == 2
+    assert "the other shards" in " ".join(done.err.split())
+    assert files_of(tmp_path / "said") == before
+
+
+def test_a_summary_is_there_only_where_all_is_done(
+    promptmix: Promptmix, trained: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, source = tmp_path / "said", Path(shutil.copytree(many / "anchor", tmp_path / "in"))
+    arguments = ("predict", trained, source, "--out", out, "--rows-per-file", "10")
+
+    def stopped(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    promptmix(*arguments, "--shard", "1/2").works()
+    for shard, name in (([], "summary.json"), (["--shard", "2/2"], "summary-2-of-2.json")):
+        promptmix(*arguments, *shard).works()
+        assert (out / name).is_file()
+        (out / "part-00001.parquet").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(bulk, "predict_block", stopped)
+            promptmix(*arguments, *shard).fails(130, "interrupted")
+        assert [path.name for path in out.glob("summary*")] == ["summary-1-of-2.json"]
+    promptmix(*arguments).works()
+    (source / "new.png").write_bytes(b"")
+    (source / "001.png").unlink()
+    promptmix(*arguments).fails(4, "is of other pictures than the sources list")
+    assert not (out / "summary.json").exists()
+
+
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2", "1/2/3"])
 def test_shards_that_are_none(promptmix: Promptmix, trained: Path, many: Path, tmp_path: Path, shard: str) -> None:
     done = promptmix("predict", trained, many, "--out", tmp_path / "said", "--shard", shard)

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,16 +17,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from promptmix.cluster import connected, resources_of_a_worker
+from promptmix.cluster import connected, failure_of, resources_of_a_worker
 from promptmix.data.datasets_hub import ArrowPicture
 from promptmix.data.images import StoredPicture, UnusablePicture
 from promptmix.data.read import iter_any_pictures
 from promptmix.data.shards import TarPicture
 from promptmix.data.tables import ParquetPicture
-from promptmix.errors import ConfigError
+from promptmix.errors import ConfigError, OutOfMemoryError, PromptMixError
 from promptmix.evaluation.results import read_bench_result
+from promptmix.inference import bulk_ray
 from promptmix.inference.bulk_job import read_job
 from promptmix.inference.bulk_ray import WorkerSetup, _Worker, decoded, encoded
+from promptmix.protocols import ray_runs
 
 from .test_predict_bulk import files_of, many
 from .test_sources import made
@@ -147,9 +150,17 @@ def test_a_worker_that_cannot_do_its_block_says_so(
     setup.lists.mkdir()
     (setup.lists / "00000.jsonl").write_text(json.dumps(encoded(many / "anchor" / "001.png")) + "\n")
     worker = _Worker(setup)
-    for predicted in (1, 1, 1, 0):
-        (said,) = worker({"number": np.array([0])})["predicted"]
-        assert said == predicted
+    for _ in range(4):  # what ended well does not count
+        assert worker({"number": np.array([0])})["predicted"] == [1]
+
+    def killed(*_: Any, **__: Any) -> Any:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk_ray, "predict_block", killed)
+        for _ in range(3):
+            with pytest.raises(SystemExit):
+                worker({"number": np.array([0])})
     told = worker({"number": np.array([0])})
     assert told["kind"] == ["OutOfMemoryError"]
     assert "block 0 were ended from outside 3 times" in told["problem"][0]
@@ -158,6 +169,68 @@ def test_a_worker_that_cannot_do_its_block_says_so(
         assert told["kind"] == ["DataError"]
         assert "must lie on storage that all machines share" in told["problem"][0]
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("deaths", [1, 3])
+def test_a_block_whose_worker_is_killed_is_done_by_another(
+    promptmix: Promptmix, trained: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int
+) -> None:
+    died = tmp_path / "died"
+
+    class Killed:  # goes to the workers whole, as a class of this function; what it finds there is the real one
+        def __init__(self, setup: WorkerSetup) -> None:
+            self._worker = bulk_ray._Worker(setup)
+
+        def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+            predict = vars(bulk_ray)["predict_block"]
+
+            def die(*_: Any, **__: Any) -> Any:
+                with died.open("a") as file:
+                    file.write(".")
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            if batch["number"].tolist() == [1] and (not died.exists() or died.stat().st_size < deaths):
+                vars(bulk_ray)["predict_block"] = die
+            try:
+                return self._worker(batch)
+            finally:
+                vars(bulk_ray)["predict_block"] = predict
+
+    monkeypatch.setattr(bulk_ray, "_Worker", Killed)
+    arguments = ("predict", trained, many / "anchor", "--rows-per-file", "10", "--out")
+    done = promptmix(*arguments, tmp_path / "ray", "--engine", "ray")
+    assert len(died.read_text()) == deaths
+    if deaths == 3:
+        done.fails(6, "block 1 were ended from outside 3 times")
+        assert not (tmp_path / "ray" / "summary.json").exists()
+        return
+    done.works()
+    promptmix(*arguments, tmp_path / "local").works()
+    assert files_of(tmp_path / "ray") == files_of(tmp_path / "local")
+
+
+def test_what_ray_tells_of_is_told_by_its_kind(cluster: Any) -> None:
+    def told(work: Callable[[], Any], *, cancelled: bool = False) -> PromptMixError:
+        task = cluster.remote(max_retries=0, num_cpus=0)(work).remote()
+        if cancelled:
+            cluster.cancel(task)
+        with pytest.raises(cluster.exceptions.RayError) as caught:
+            cluster.get(task, timeout=60)
+        return failure_of(cluster, "it", caught.value)
+
+    killed = told(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    assert type(killed) is OutOfMemoryError
+    assert "it was ended from outside (WorkerCrashedError), as happens when memory runs out" in str(killed)
+    memory = failure_of(cluster, "it", cluster.exceptions.OutOfMemoryError("too much"))
+    assert type(memory) is OutOfMemoryError
+    wrong = told(lambda: int("no\nnumber"))
+    assert type(wrong) is PromptMixError
+    assert "it failed on the cluster (RayTaskError(ValueError): ValueError: invalid literal for int()" in str(wrong)
+    stopped = told(lambda: time.sleep(100), cancelled=True)
+    assert type(stopped) is PromptMixError
+    assert "TaskCancelledError" in str(stopped)
+    assert "memory" not in f"{wrong} {stopped}"
 
 
 def test_a_worker_asks_for_what_it_needs(cluster: Any) -> None:
@@ -242,6 +315,24 @@ def test_a_run_that_fails_is_recorded_and_the_rest_go_on(promptmix: Promptmix, p
     picture.write_bytes(content)
     promptmix(*bench).works()
     assert len(results_of(tmp_path / "out")) == 2
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_run_that_gives_no_answer_is_recorded(
+    promptmix: Promptmix, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(setup: Any, run: Any) -> None:
+        if run.seed == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("wrong")
+
+    monkeypatch.setattr(ray_runs, "_do", broken)
+    methods = ("--methods", "coop", "--shots", "2", "--seeds", "1,2", "--hold-out", "0.3", "--jobs", "1")
+    promptmix("bench", "few-shot", photos, *methods, "--engine", "ray", "--out", tmp_path / "out")
+    said = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("runs/*/failed.json"))]
+    assert [one["exit_code"] for one in said] == [6, 1]
+    assert "as happens when memory runs out" in said[0]["message"]
+    assert "(RayTaskError(RuntimeError): RuntimeError: wrong)" in said[1]["message"]
 
 
 @pytest.mark.usefixtures("cluster")

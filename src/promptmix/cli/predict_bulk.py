@@ -54,6 +54,10 @@ def predict_bulk(
     refuse_unknown_engine(engine)
     if ray_address is not None and engine != "ray":
         raise typer.BadParameter("--ray-address is where --engine ray finds its cluster; give both")
+    if shard is not None and overwrite:
+        raise typer.BadParameter(
+            "--overwrite would throw away the part files of the other shards; remove the folder, or choose another with --out"
+        )
     refuse_missing_writer(written_as)
     read_model(model)
     job = BulkJob(

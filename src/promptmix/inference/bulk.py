@@ -32,7 +32,7 @@ from promptmix.inference.bulk_parts import (
 )
 from promptmix.inference.predictor import Predictor
 from promptmix.nn.classifier import Classifier
-from promptmix.runtime import write_json
+from promptmix.runtime import write_json, writing
 
 __all__ = ["Block", "BulkSummary", "Shard", "Tally", "blocks_left", "finish", "predict_block", "run_here"]
 
@@ -109,11 +109,15 @@ class BulkSummary:
 def blocks_left(job: BulkJob, out: Path, pictures: Iterable[PictureSource], shard: Shard, tally: Tally) -> Iterator[Block]:
     """The blocks of a shard that are not finished; those that are, are counted.
 
-    A block of which no picture could be read is tried again: the disk they lie on may not have been there.
+    A block of which no picture could be read is tried again: the disk they lie on may not have been there. The summaries that say that
+    these blocks are done go first: they are true again only once all were looked at.
 
     Raises:
-        DataError: a part is of other pictures than stand in its place now, or there are no pictures at all.
+        DataError: a part is of other pictures than stand in its place now, there are no pictures at all, or ``out`` cannot be written.
     """
+    with writing(out):
+        for name in {shard.summary_name(), Shard().summary_name()}:
+            (out / name).unlink(missing_ok=True)
     iterator = iter(pictures)
     for number in itertools.count():
         block = Block(number=number, pictures=list(itertools.islice(iterator, job.rows_per_file)))

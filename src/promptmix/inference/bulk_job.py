@@ -18,6 +18,7 @@ from promptmix.runtime import short_hash, write_text, writing
 __all__ = ["LISTS", "BulkJob", "model_key", "read_job", "start_job"]
 
 _JOB = "job.json"
+_BEGUN_JOB = f".{_JOB}.*.tmp"
 _MODEL_FILES = ("config.json", "model.safetensors", "class_features.safetensors")
 _OWN_FILES = (
     _JOB,
@@ -27,7 +28,8 @@ _OWN_FILES = (
     "bad-*.jsonl",
     ".part-*.tmp",
     ".bad-*.tmp",
-    ".job.json.*.tmp",
+    ".summary*.json.*.tmp",
+    _BEGUN_JOB,
 )
 
 LISTS = ".blocks"  # folders of what a cluster still has to do
@@ -71,6 +73,8 @@ def model_key(folder: Path) -> str:
 def start_job(out: Path, job: BulkJob, *, overwrite: bool = False) -> None:
     """Write what the job is into its folder, or find the same job there, which then goes on.
 
+    Several machines may start the same job in one folder at once: without ``overwrite`` nothing that is there is touched.
+
     Raises:
         ConfigError: the folder holds another job.
         DataError: it holds something else, or cannot be written.
@@ -79,23 +83,29 @@ def start_job(out: Path, job: BulkJob, *, overwrite: bool = False) -> None:
     path = out / _JOB
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; choose a folder with --out")
-    entries = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
-    if entries and not _is_job(path):
+    # Another machine may be writing what the job is at this moment.
+    is_used = out.is_dir() and any(not entry.match(_BEGUN_JOB) for entry in out.iterdir())
+    if is_used and not _is_job(path):
         raise DataError(f"{out} holds files that are no bulk prediction's; nothing there is overwritten, choose another folder")
-    if entries and not overwrite:
+    if is_used and not overwrite:
         there = read_job(out)
         if there != job:
             raise ConfigError(
                 f"{out} holds another job ({_difference(there, job)}); choose another folder, or pass --overwrite to throw away what is there"
             )
         return
+    if is_used:
+        _throw_away(out)
+    write_text(path, job.model_dump_json(indent=2) + "\n")
+
+
+def _throw_away(out: Path) -> None:
     with writing(out):
         for pattern in _OWN_FILES:
             for file in out.glob(pattern):
                 file.unlink(missing_ok=True)
         for folder in out.glob(f"{LISTS}-*"):
             shutil.rmtree(folder, ignore_errors=True)
-    write_text(path, job.model_dump_json(indent=2) + "\n")
 
 
 def read_job(out: Path) -> BulkJob:

@@ -1,7 +1,7 @@
 """Bulk prediction by the workers of a Ray cluster: Ray Data hands out the blocks, and the worker that has one writes its part file.
 
 The list of a block's pictures lies beside the part files until it is finished, so that neither the driver nor the cluster ever holds more
-than the numbers of the blocks. A block that is handed out twice, because a machine was lost, is written twice with the same content.
+than the numbers of the blocks. All lists are written before the first block is handed out. A block that is handed out twice, because a machine was lost, is written twice with the same content.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from promptmix.cluster import connected, resources_of_a_worker
+from promptmix.cluster import connected, failure_of, resources_of_a_worker
 from promptmix.data.datasets_hub import ArrowPicture
 from promptmix.data.images import PictureSource, StoredPicture, UnusablePicture
 from promptmix.data.shards import TarPicture
@@ -136,8 +136,7 @@ def _rows(ray: Any, numbers: list[dict[str, int]], setup: WorkerSetup, resources
     try:
         yield from done.iter_rows()
     except ray.exceptions.RayError as problem:
-        last = " ".join(str(problem).strip().splitlines()[-1].split())
-        raise PromptMixError(f"a worker of the cluster failed ({last[:300]}); the same command goes on") from problem
+        raise failure_of(ray, "a worker", problem) from problem
 
 
 class _Worker:
@@ -171,9 +170,10 @@ class _Worker:
         with starts.open("ab") as file:
             file.write(b".")
         pictures = [decoded(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-        return predict_block(
-            self._predictor, setup.job, setup.out, Block(number=number, pictures=pictures), threads=setup.threads
-        )
+        block = Block(number=number, pictures=pictures)
+        counted = predict_block(self._predictor, setup.job, setup.out, block, threads=setup.threads)
+        starts.unlink(missing_ok=True)  # what ended well is no reason to stop, should the answer be lost on its way
+        return counted
 
 
 def _predictor_of(setup: WorkerSetup) -> Predictor:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from promptmix.cluster import connected, resources_of_a_worker
-from promptmix.errors import DataError, InterruptedRun, OutOfMemoryError
+from promptmix.cluster import connected, failure_of, resources_of_a_worker
+from promptmix.errors import DataError, InterruptedRun
 from promptmix.features.cache import FeatureCache
 from promptmix.protocols.base import Plan, PlannedRun, planned_run_ids
 from promptmix.protocols.runner import Describe, Failure, Worker, interrupted_by_sigterm, record
@@ -79,9 +79,7 @@ def run_on_ray(
                 try:
                     problem = ray.get(ended)
                 except ray.exceptions.RayError as raised:
-                    problem = OutOfMemoryError(
-                        f"the process of this run was ended from outside ({type(raised).__name__}), as happens when memory runs out"
-                    )
+                    problem = failure_of(ray, "the process of this run", raised)
                 finished(waiting.pop(ended), problem)
         except BaseException:
             for one in waiting:
@@ -90,7 +88,7 @@ def run_on_ray(
             raise
 
 
-_workers: dict[str, Worker] = {}  # one, in a process of the cluster, which does one task after the other
+_workers: dict[tuple[str, ...], Worker] = {}  # one, in a process of the cluster, which does one task after the other
 
 
 def _do(setup: _Setup, run: PlannedRun) -> BaseException | Failure | None:
@@ -107,7 +105,8 @@ def _do(setup: _Setup, run: PlannedRun) -> BaseException | Failure | None:
             f"a machine of the cluster does not see {setup.current / setup.out} as it is here; data and --out must lie on storage that all machines share"
         )
     torch.set_num_threads(plan.threads)
-    key = plan.model_dump_json()
+    # The cluster may outlive a bench, and a process of it has then worked for another, maybe of the same plan.
+    key = (plan.model_dump_json(), *map(str, (setup.out, setup.device, setup.cache_folder, setup.current)))
     if key not in _workers:
         _workers.clear()
         _workers[key] = Worker(plan=plan, out=setup.out, device=setup.device, cache_folder=setup.cache_folder)
