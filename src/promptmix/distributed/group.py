@@ -150,10 +150,19 @@ def group_of_ranks(store: torch.distributed.distributed_c10d.Store, own: int, si
             )
         group.places = [(space, number) for space, number in gather_json([process_space(), os.getpid()])]
         yield
-        gather_json(None)  # the store may be in the first rank's process, so nobody goes while another still looks there
+        _leave_together(store, size)
         dist.destroy_process_group()
     finally:
         _joined.remove(group)
+
+
+def _leave_together(store: torch.distributed.distributed_c10d.Store, size: int) -> None:
+    """Wait until all ranks have come here: one that goes breaks the connections of those that still hear what it said last."""
+    came = "came to the end"
+    with contextlib.suppress(RuntimeError):  # the store may be in the first rank's process: where it is gone, all have come
+        store.add(came, 1)
+        while store.add(came, 0) < size and lost_ranks() is None:
+            time.sleep(0.01)
 
 
 def use_own_device(name: str) -> None:

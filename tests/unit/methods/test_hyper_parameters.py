@@ -37,6 +37,7 @@ MIXTURE: dict[str, tuple[Any, dict[str, Any]]] = {
     "text_classes": ("all", {"text_temperature": 1.0}),
     "router_target": ("class_agnostic", {}),
     "router_bonus": (0.0, {"top_k": 2}),
+    "sampled_classes": (2, {}),
     "mixture": ("renormalised", {"mixture": "mean_logits"}),
     "correction": (False, {}),
     "period": (False, {}),
