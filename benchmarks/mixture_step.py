@@ -15,11 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.prediction import VIT_B16_IMAGE
 from benchmarks.text_encoding import VIT_B16_TEXT, packed_flops
 from benchmarks.textbook import TextbookTower, encode_experts
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.clip_tokenizer import bundled_clip_tokenizer
-from promptmix.backbones.configs import BackboneConfig, PreprocessConfig, TextConfig, VisionTransformerConfig
+from promptmix.backbones.configs import BackboneConfig, PreprocessConfig, TextConfig
 from promptmix.backbones.registry import load_backbone
 from promptmix.backbones.text_tower import TextTower
 from promptmix.backbones.tokenizer import Tokenizer
@@ -124,21 +125,11 @@ def random_backbone(text: TextConfig, embedding_width: int, device: torch.device
         tower = TextTower(text, embedding_width).requires_grad_(False).eval()
         torch.nn.init.normal_(tower.position_embedding, std=0.01)
         torch.nn.init.normal_(tower.token_embedding.weight, std=0.02)
-    vision = VisionTransformerConfig(
-        image_size=224,
-        patch_size=16,
-        width=768,
-        layers=12,
-        heads=12,
-        mlp_width=3072,
-        activation="quick_gelu",
-        layer_norm_epsilon=1e-5,
-    )
     preprocess = PreprocessConfig(resize=224, crop=224, mean=(0.48, 0.46, 0.41), standard_deviation=(0.27, 0.26, 0.28))
     return Backbone(
         name="random",
         fingerprint="random",
-        config=BackboneConfig(embedding_width=embedding_width, text=text, vision=vision, preprocess=preprocess),
+        config=BackboneConfig(embedding_width=embedding_width, text=text, vision=VIT_B16_IMAGE, preprocess=preprocess),
         logit_scale=100.0,
         tokenizer=Tokenizer(Path("the bundled merges"), text, bundled_clip_tokenizer()),
         vision=None,
