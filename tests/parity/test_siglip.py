@@ -62,7 +62,9 @@ Made = tuple[Any, Backbone, Path]
 @pytest.fixture(scope="module", params=GENERATIONS)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The library's model, our backbone from its files, and their folder."""
-    folder = tmp_path_factory.mktemp(request.param)
+    # A folder in a numbered one: a third "siglip" on one worker would be numbered siglip2.
+    folder = tmp_path_factory.mktemp("made") / request.param
+    folder.mkdir()
     model = write_siglip(folder, request.param)
     return model, load_backbone(str(folder), device="cpu"), folder
 
@@ -74,7 +76,7 @@ def text_of(backbone: Backbone) -> SiglipTextTower:
 
 def their_tokens(folder: Path) -> Tensor:
     """The texts as the library's own tokenizers write them, padded to the whole context."""
-    if folder.name.startswith("siglip2"):
+    if folder.name == "siglip2":
         vocabulary, merges = byte_pair_parts()
         tokenizer = transformers.models.siglip2.Siglip2Tokenizer(
             vocab=vocabulary, merges=merges, add_bos_token=False, add_eos_token=True, padding_side="right"
