@@ -15,6 +15,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "InterruptedRun",
+    "LostRankError",
     "NotFittedError",
     "OutOfMemoryError",
     "PromptMixError",
@@ -81,6 +82,12 @@ class OutOfMemoryError(PromptMixError):
     """The device had no memory left."""
 
     exit_code = 6
+
+
+class LostRankError(PromptMixError):
+    """Another of the processes that train together is gone, so that this one cannot go on."""
+
+    exit_code = 7
 
 
 class InterruptedRun(PromptMixError):

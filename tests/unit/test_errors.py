@@ -20,6 +20,7 @@ EXIT_CODES = {
     "CheckpointError": 5,
     "NotFittedError": 1,
     "OutOfMemoryError": 6,
+    "LostRankError": 7,
     "InterruptedRun": 130,
 }
 

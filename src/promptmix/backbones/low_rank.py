@@ -16,6 +16,7 @@ from promptmix.backbones.siglip_vision import SiglipVisionTower
 from promptmix.backbones.text_tower import TextTower
 from promptmix.backbones.transformer import QueryKeyValue, TransformerBlock
 from promptmix.backbones.vision_transformer import VisionTransformer
+from promptmix.distributed.rows import Share
 from promptmix.runtime import derive_seed
 
 __all__ = [
@@ -44,6 +45,7 @@ class LowRankChanges(nn.Module):
         projections: which of query, key and value are changed, in the order of ``down`` and ``up``.
         mask_seed: what the dropout of the passes to come is drawn from, so that a pass that is computed again in the backward pass
             drops the same; None: nothing is dropped.
+        mask_share: which rows these passes are given of all that are computed together; None: all of them.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class LowRankChanges(nn.Module):
         self.down, self.up = nn.Parameter(down), nn.Parameter(up)
         self.projections = tuple(projections)
         self.mask_seed: int | None = None
+        self.mask_share: Share | None = None
         self._scale, self._dropout = scale, dropout
 
     def forward(
@@ -79,8 +82,10 @@ class LowRankChanges(nn.Module):
         if self.mask_seed is None or self._dropout == 0:
             return normed
         generator = torch.Generator(normed.device).manual_seed(derive_seed(self.mask_seed, f"{projection} of block {block}"))
-        kept = torch.rand(normed.shape, generator=generator, device=normed.device) >= self._dropout
-        return normed * kept / (1 - self._dropout)
+        share = self.mask_share or Share(first=0, count=len(normed), total=len(normed))
+        # Drawn for all rows, whoever computes them, so that a row loses the same however many share the work.
+        drawn = torch.rand((share.total, *normed.shape[1:]), generator=generator, device=normed.device)[share.places]
+        return normed * (drawn >= self._dropout) / (1 - self._dropout)
 
     @torch.no_grad()
     def products(self) -> Float[Tensor, "block projection width width"]:

@@ -1,7 +1,7 @@
 """The command line: verbs and their options. Each verb's work is in its own file, imported when it is called.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 bad config, 4 bad or missing data, 5 backbone or model problem, 6 out of memory,
-130 interrupted (a checkpoint was written).
+7 another of several ranks is gone, 130 interrupted (a checkpoint was written).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from promptmix.cli.output import percent, progress
+from promptmix.cli.ranks import working_together
 from promptmix.config import apply_overrides, parse_config, read_yaml
 from promptmix.data.datasets_hub import HUB_PREFIX
 from promptmix.data.images import StoredPicture
@@ -14,12 +15,14 @@ from promptmix.data.read import Columns, part_to_measure, read_parts
 from promptmix.data.records import LabelledPictures, PictureSet, check_class_names
 from promptmix.data.sampling import sample_shots
 from promptmix.data.splits import read_split
+from promptmix.distributed.group import is_first, use_own_device
 from promptmix.errors import ConfigError, DataError, InterruptedRun, listed, printable
 from promptmix.features.cache import FeatureCache
 from promptmix.training.fit import RunConfig
 from promptmix.training.run import run
 
 
+@working_together()
 def train(
     source: str,
     out: Path,
@@ -67,6 +70,7 @@ def train(
     for folder in filter(None, (source, test)):
         if Path(folder).expanduser().is_dir() and out.expanduser().resolve().is_relative_to(Path(folder).expanduser().resolve()):
             raise ConfigError(f"--out {out} lies in {folder}, among the pictures; choose a folder elsewhere")
+    use_own_device(config.device)
     columns = Columns(image=image_column, label=label_column)
     notes = []
     parts_there = read_parts(source, columns=columns, classes_file=classes)
@@ -118,6 +122,8 @@ def train(
             )
     except KeyboardInterrupt as problem:
         raise InterruptedRun(f"interrupted; the same command with --resume goes on with the run in {out}") from problem
+    if not is_first():
+        return
     result = outcome.result
     if json_output:
         print(json.dumps(result.model_dump(mode="json")))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from torch import Tensor
 from promptmix.backbones.base import Backbone
 from promptmix.data.images import PictureSource, StoredPicture, content_key
 from promptmix.data.transforms import Augmentation
+from promptmix.distributed.group import gather_json
+from promptmix.distributed.rows import gather_table, own_share
 from promptmix.errors import BackboneError, ConfigError, DataError, UnreadablePictureError
 from promptmix.features.cache import FeatureCache, Key, Vector
 from promptmix.features.reading import View, make_views, reading_threads, reads_ahead, view_names
@@ -90,36 +93,41 @@ def extract_features(
 ) -> Extracted:
     """The features of ``iter_features`` in one table; one above 1 GiB lies in a temporary file beside the cache.
 
+    Where several ranks work together each encodes a share of the batches, and all get the whole table: the one of a single rank, bit
+    for bit where the batches are steady.
+
     Args:
-        on_progress: called after each batch with the number of pictures done and of all.
+        on_progress: called after each batch with the number of pictures done and of all, both in this rank's share.
 
     Raises:
         DataError, BackboneError, ConfigError: as ``iter_features``; and there is no room for the table.
     """
-    batches = iter_features(
-        backbone,
-        pictures,
-        augmentation=augmentation,
-        seed=seed,
-        cache=cache,
-        batch_size=batch_size,
-        skip_bad=skip_bad,
-        threads=threads,
-        steady=steady,
-    )
+    _check_numbers(batch_size, threads)
     shape = (len(pictures), len(view_names(augmentation, seed)), backbone.config.embedding_width)
+    # Shares end where batches do, so that the batches are those of one rank.
+    at_once = _pictures_at_once(batch_size, augmentation, seed)
+    share = own_share(math.ceil(len(pictures) / at_once))
+    first, end = share.first * at_once, min((share.first + share.count) * at_once, len(pictures))
+    numbered = zip(range(first, end), pictures[first:end], strict=True)
+    batches = _batches(backbone, numbered, augmentation, seed, cache, batch_size, skip_bad, threads, steady)
     features = new_table(shape, None if cache is None else cache.folder)
     kept: list[int] = []
     bad: list[tuple[str, str]] = []
     from_cache = 0
     for batch in batches:
-        features[len(kept) : len(kept) + len(batch.kept)] = batch.features
+        features[first + len(kept) : first + len(kept) + len(batch.kept)] = batch.features
         kept += batch.kept
         bad += batch.bad
         from_cache += batch.from_cache
         if on_progress is not None:
-            on_progress(batch.done, len(pictures))
-    return Extracted(features=torch.from_numpy(features[: len(kept)]), kept=tuple(kept), bad=tuple(bad), from_cache=from_cache)
+            on_progress(batch.done - first, end - first)
+    every_kept, every_bad, every_from_cache = zip(*gather_json([kept, bad, from_cache]), strict=True)
+    counts = [len(one) for one in every_kept]
+    all_bad = tuple((name, reason) for one in every_bad for name, reason in one)
+    _check_any(len(pictures), sum(counts), all_bad[0][1] if all_bad else "")
+    table = torch.from_numpy(features)
+    gather_table(table, first, counts)
+    return Extracted(features=table[: sum(counts)], kept=tuple(chain(*every_kept)), bad=all_bad, from_cache=sum(every_from_cache))
 
 
 def iter_features(
@@ -155,15 +163,42 @@ def iter_features(
         BackboneError: the backbone has no image tower, or gives features that are not finite.
         ConfigError: ``batch_size`` or ``threads`` is below 1.
     """
+    _check_numbers(batch_size, threads)
+    return _all_batches(_batches(backbone, enumerate(pictures), augmentation, seed, cache, batch_size, skip_bad, threads, steady))
+
+
+def _check_numbers(batch_size: int, threads: int | None) -> None:
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; it must be at least 1")
-    return _batches(backbone, pictures, augmentation, seed, cache, batch_size, skip_bad, threads, steady)
+
+
+def _check_any(num_pictures: int, num_kept: int, first_problem: str) -> None:
+    if num_pictures == 0:
+        raise DataError("there are no pictures to encode; give at least one")
+    if num_kept == 0:
+        raise DataError(f"none of the {num_pictures} pictures can be read; the first: {first_problem}")
+
+
+def _all_batches(batches: Iterator[FeatureBatch]) -> Iterator[FeatureBatch]:
+    """The batches, of which at least one must have a picture."""
+    done = num_kept = 0
+    first_problem = ""
+    for batch in batches:
+        done, num_kept = batch.done, num_kept + len(batch.kept)
+        first_problem = first_problem or (batch.bad[0][1] if batch.bad else "")
+        yield batch
+    _check_any(done, num_kept, first_problem)
+
+
+def _pictures_at_once(batch_size: int, augmentation: Augmentation | None, seed: int) -> int:
+    """How many pictures are read together, with all their views."""
+    return max(1, batch_size // len(view_names(augmentation, seed)))
 
 
 def _batches(
     backbone: Backbone,
-    pictures: Iterable[PictureSource],
+    numbered: Iterable[tuple[int, PictureSource]],
     augmentation: Augmentation | None,
     seed: int,
     cache: FeatureCache | None,
@@ -172,31 +207,22 @@ def _batches(
     threads: int | None,
     steady: bool,
 ) -> Iterator[FeatureBatch]:
-    views = view_names(augmentation, seed)
-    numbered = enumerate(pictures)
-    pictures_at_once = max(1, batch_size // len(views))
-    done = num_kept = 0
-    first_problem = ""
+    """Batches of pictures that come with their places."""
+    views, coming = view_names(augmentation, seed), iter(numbered)
+    pictures_at_once = _pictures_at_once(batch_size, augmentation, seed)
     with reading_threads(threads) as readers:
 
         def start() -> list[_Pending]:
             """Look up the next pictures and let the readers make what is missing."""
-            batch = list(islice(numbered, pictures_at_once))
+            batch = list(islice(coming, pictures_at_once))
             return _started(batch, readers, backbone, augmentation, seed, cache, batch_size, steady)
 
         # At most one batch is read ahead while another is encoded; more would only fill the memory.
         upcoming = start()
         while upcoming:
             following = start() if reads_ahead(backbone.device) else None
-            batch = _finished(upcoming, views, backbone, cache, batch_size, steady, skip_bad)
-            done, num_kept = batch.done, num_kept + len(batch.kept)
-            first_problem = first_problem or (batch.bad[0][1] if batch.bad else "")
-            yield batch
+            yield _finished(upcoming, views, backbone, cache, batch_size, steady, skip_bad)
             upcoming = start() if following is None else following
-    if not done:
-        raise DataError("there are no pictures to encode; give at least one")
-    if not num_kept:
-        raise DataError(f"none of the {done} pictures can be read; the first: {first_problem}")
 
 
 def _started(

@@ -22,6 +22,7 @@ from promptmix.backbones.configs import PreprocessConfig
 from promptmix.backbones.preprocess import resize_and_crop, resize_part
 from promptmix.data.images import PictureSource, open_picture
 from promptmix.data.transforms import Augmentation, augmented_view
+from promptmix.distributed.group import num_ranks_here
 from promptmix.runtime import numpy_generator
 
 __all__ = ["View", "augmented", "make_views", "reading_threads", "reads_ahead", "view_names"]
@@ -34,10 +35,10 @@ _MOST_THREADS = 16  # each may hold a whole decoded picture
 
 @contextlib.contextmanager
 def reading_threads(number: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """Threads that read pictures, one for each processor this process may use; what they have not begun at the end is dropped."""
+    """Threads that read pictures, one for each processor that is this process's; what they have not begun at the end is dropped."""
     if number is None:
         processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        number = min(_MOST_THREADS, processors)
+        number = min(_MOST_THREADS, max(1, processors // num_ranks_here()))
     threads = ThreadPoolExecutor(max_workers=number, thread_name_prefix="promptmix-pictures")
     try:
         yield threads

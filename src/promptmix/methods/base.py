@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from promptmix.backbones.base import Backbone
 from promptmix.config import StrictModel, parse_config
+from promptmix.distributed.rows import Share
 from promptmix.errors import CheckpointError, ConfigError, did_you_mean
 from promptmix.nn.classifier import AnyClassifier, Classifier
 from promptmix.structs import Batch, StepOutput
@@ -173,9 +174,13 @@ class Method(nn.Module):
         return False
 
     def encode_training_pixels(
-        self, pixels: UInt8[Tensor, "image height width 3"], number: int
+        self, pixels: UInt8[Tensor, "image height width 3"], number: int, share: Share | None = None
     ) -> Float[Tensor, "image embedding"]:
-        """Normalised features of the pictures of step ``number``, with a graph where the image tower is being tuned."""
+        """Normalised features of the pictures of step ``number``, with a graph where the image tower is being tuned.
+
+        Args:
+            share: which of the step's pictures these are, where others encode the rest; None: all of them.
+        """
         return self._backbone.encode_pixels(pixels)
 
     @classmethod

@@ -17,6 +17,7 @@ from torch.nn import functional
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.low_rank import PROJECTIONS, LowRankChanges, Projection, changed_tower, merged_tower, starting_changes
 from promptmix.backbones.vision_resnet import ModifiedResNet
+from promptmix.distributed.rows import Share
 from promptmix.errors import ConfigError
 from promptmix.methods.base import Method, MethodConfig, Recipe
 from promptmix.methods.layer_norms import require_float32
@@ -107,7 +108,9 @@ class ClipLora(Method):
             require_float32(text, "clip-lora trains the text tower")
             self.text = starting_changes(text, *self._shape(), torch_generator(seed, "clip-lora text"))
             text = changed_tower(text, self.text)
-        self._packed: Prompts = lay_out_templates(text, tokenizer, [self._template], class_names)
+        # What dropout takes away goes by the packed tokens of all classes, so with dropout no rank may pack its own classes alone.
+        splits = self.text is None or config.dropout == 0
+        self._packed: Prompts = lay_out_templates(text, tokenizer, [self._template], class_names, split=splits)
 
     def _shape(self) -> tuple[tuple[Projection, ...], int, float, float]:
         config = self._config
@@ -134,9 +137,11 @@ class ClipLora(Method):
         return 0 if self.text is None else len(self.class_names)
 
     def encode_training_pixels(
-        self, pixels: UInt8[Tensor, "image height width 3"], number: int
+        self, pixels: UInt8[Tensor, "image height width 3"], number: int, share: Share | None = None
     ) -> Float[Tensor, "image embedding"]:
         self._choose_masks(self.vision, "vision", number)
+        if self.vision is not None:
+            self.vision.mask_share = share
         return self._changed.encode_pixels(pixels)
 
     def _choose_masks(self, changes: LowRankChanges | None, tower: str, number: int) -> None:

@@ -15,6 +15,7 @@ from promptmix.backbones.base import Backbone
 from promptmix.backbones.text_tower import TextTower
 from promptmix.backbones.tokenizer import Tokenizer
 from promptmix.backbones.vision_transformer import VisionTransformer
+from promptmix.distributed.rows import Share
 from promptmix.errors import ConfigError
 from promptmix.methods.base import Method, MethodConfig
 from promptmix.methods.layer_norms import require_float32
@@ -107,7 +108,7 @@ class DeepPrompts(Method):
         return True
 
     def encode_training_pixels(
-        self, pixels: UInt8[Tensor, "image height width 3"], number: int
+        self, pixels: UInt8[Tensor, "image height width 3"], number: int, share: Share | None = None
     ) -> Float[Tensor, "image embedding"]:
         return self._prompted.encode_pixels(pixels)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.siglip_vision import SiglipVisionTower
 from promptmix.backbones.vision_transformer import VisionTransformer
+from promptmix.distributed.rows import Share
 from promptmix.errors import ConfigError
 from promptmix.methods.base import Method
 
@@ -76,7 +77,7 @@ class TunesBlockNorms(Method):
         return self._tuned is not None
 
     def encode_training_pixels(
-        self, pixels: UInt8[Tensor, "image height width 3"], number: int
+        self, pixels: UInt8[Tensor, "image height width 3"], number: int, share: Share | None = None
     ) -> Float[Tensor, "image embedding"]:
         return (self._backbone if self._tuned is None else self._tuned).encode_pixels(pixels)
 

@@ -1,9 +1,10 @@
-"""Encoding in chunks, so that memory need not grow with the number of classes."""
+"""Encoding in chunks, so that memory need not grow with the number of classes, and in shares, where several ranks work together."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from promptmix.backbones.base import AnyTextTower
+from promptmix.distributed.rows import own_share, split_rows
 from promptmix.prompts.layout import check_lengths
 
 __all__ = ["ChunkLimits", "ChunkedRows", "chunk_limits", "limit_chunks"]
@@ -60,10 +63,12 @@ class ChunkedRows(Generic[_Chunk]):
     """Sequences that are laid out for one tower chunk by chunk, anew where the limits in force change.
 
     Args:
+        tower: whose text these are.
         rows: whole sequences, start and end token included; a value >= 0 is a token of the vocabulary, -1-k is learnt context vector k.
         groups: for each row the number of its group; rows of a group may share their beginning.
         row_names: for error messages, what each row is about.
         max_rows: the most rows encoded at a time, where :func:`chunk_limits` allow as many.
+        split: where several ranks work together each encodes its share; else all encode all.
 
     Raises:
         DataError: a sequence is longer than the tower's context; the message names it.
@@ -71,14 +76,15 @@ class ChunkedRows(Generic[_Chunk]):
 
     def __init__(
         self,
+        tower: AnyTextTower,
         rows: Sequence[Sequence[int]],
         groups: Sequence[int],
         row_names: Sequence[str] | None,
         max_rows: int,
-        context_length: int,
+        split: bool,
     ) -> None:
-        check_lengths(rows, context_length, row_names)
-        self._rows, self._groups, self._max_rows = rows, groups, max_rows
+        check_lengths(rows, tower.config.context_length, row_names)  # on every rank, whoever encodes them
+        self._text_tower, self._rows, self._groups, self._max_rows, self._split = tower, rows, groups, max_rows, split
         self._chunks: list[_Chunk] = []
         self._chunk_rows = 0
 
@@ -88,10 +94,11 @@ class ChunkedRows(Generic[_Chunk]):
 
     @property
     def chunks(self) -> Sequence[_Chunk]:
-        """The rows, laid out in chunks no longer than is allowed."""
+        """The rows that this rank encodes, laid out in chunks no longer than is allowed."""
         most = min(self._max_rows, chunk_limits().rows)
         if most != self._chunk_rows:
-            parts = [slice(start, start + most) for start in range(0, len(self._rows), most)]
+            own = own_share(self.num_rows).places if self._split else slice(0, self.num_rows)
+            parts = [slice(start, min(start + most, own.stop)) for start in range(own.start, own.stop, most)]
             self._chunks, self._chunk_rows = [self._lay_out(self._rows[part], self._groups[part]) for part in parts], most
         return self._chunks
 
@@ -106,10 +113,32 @@ class ChunkedRows(Generic[_Chunk]):
     def _lay_out(self, rows: Sequence[Sequence[int]], groups: Sequence[int]) -> _Chunk:
         raise NotImplementedError
 
-    def _encode_chunks(
-        self, encode: Callable[[_Chunk, Tensor | None], Tensor], contexts: Float[Tensor, "context width"] | None
+    def _encode_rows(
+        self,
+        encode: Callable[[_Chunk, Tensor | None], Tensor],
+        contexts: Float[Tensor, "context width"] | None,
+        deep_contexts: Float[Tensor, "block context width"] | None = None,
     ) -> Float[Tensor, "row embedding"]:
         """Features of all rows, in their order, in float32 at least, whatever the tower calculates in.
+
+        Args:
+            deep_contexts: what ``encode`` depends on besides, so that its gradient is known.
+        """
+        if not self._split:
+            return self._encode_chunks(encode, contexts)
+        learnt = (vectors for vectors in (contexts, deep_contexts) if vectors is not None)
+        return split_rows(
+            lambda: self._encode_chunks(encode, contexts),
+            self.num_rows,
+            self._text_tower.projection.out_features,
+            self._text_tower.position_embedding.device,
+            itertools.chain(learnt, self._text_tower.parameters()),
+        )
+
+    def _encode_chunks(
+        self, encode: Callable[[_Chunk, Tensor | None], Tensor], contexts: Float[Tensor, "context width"] | None
+    ) -> Float[Tensor, "own_row embedding"]:
+        """Features of this rank's rows.
 
         Where gradients are kept, chunks beyond :attr:`ChunkLimits.kept_rows` are computed again in the backward pass.
         """

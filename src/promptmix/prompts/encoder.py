@@ -40,8 +40,9 @@ class PackedPrompts(ChunkedRows[PromptLayout]):
         groups: Sequence[int],
         row_names: Sequence[str] | None = None,
         max_rows: int = 1024,
+        split: bool = True,
     ) -> None:
-        super().__init__(rows, groups, row_names, max_rows, tower.config.context_length)
+        super().__init__(tower, rows, groups, row_names, max_rows, split)
         self._tower = tower
 
     def _lay_out(self, rows: Sequence[Sequence[int]], groups: Sequence[int]) -> PromptLayout:
@@ -60,7 +61,8 @@ class PackedPrompts(ChunkedRows[PromptLayout]):
             contexts: the learnt vectors that rows may name.
             deep_contexts: what takes the place of the contexts' states before the second block, the third, and so on.
         """
-        return self._encode_chunks(functools.partial(encode_packed, self._tower, deep_contexts=deep_contexts), contexts)
+        encode = functools.partial(encode_packed, self._tower, deep_contexts=deep_contexts)
+        return self._encode_rows(encode, contexts, deep_contexts)
 
 
 Prompts = PackedPrompts | PlainPrompts
@@ -72,6 +74,7 @@ def lay_out_prompts(
     groups: Sequence[int],
     row_names: Sequence[str] | None = None,
     max_rows: int = 1024,
+    split: bool = True,
 ) -> Prompts:
     """Sequences laid out for one tower, in the way that its attention allows; see :class:`PackedPrompts` for the arguments.
 
@@ -79,8 +82,8 @@ def lay_out_prompts(
         DataError: a sequence is longer than the tower's context; the message names it.
     """
     if isinstance(tower, SiglipTextTower):
-        return PlainPrompts(tower, rows, groups, row_names, max_rows)
-    return PackedPrompts(tower, rows, groups, row_names, max_rows)
+        return PlainPrompts(tower, rows, groups, row_names, max_rows, split)
+    return PackedPrompts(tower, rows, groups, row_names, max_rows, split)
 
 
 def encode_packed(

@@ -32,9 +32,17 @@ def encode_templates(
 
 
 def lay_out_templates(
-    tower: AnyTextTower, tokenizer: Tokenizer, templates: Sequence[Template], class_names: Sequence[str], max_rows: int = 1024
+    tower: AnyTextTower,
+    tokenizer: Tokenizer,
+    templates: Sequence[Template],
+    class_names: Sequence[str],
+    max_rows: int = 1024,
+    split: bool = True,
 ) -> Prompts:
     """Every template filled with every class name, a row each: all classes of the first template, then of the second.
+
+    Args:
+        max_rows, split: as for :class:`~promptmix.prompts.encoder.PackedPrompts`.
 
     Raises:
         DataError: a filled template is too long for the tower's context; the message names the class.
@@ -45,7 +53,7 @@ def lay_out_templates(
         for name in class_names
     ]
     groups = [number for number in range(len(templates)) for _ in class_names]
-    return lay_out_prompts(tower, rows, groups, list(class_names) * len(templates), max_rows)
+    return lay_out_prompts(tower, rows, groups, list(class_names) * len(templates), max_rows, split)
 
 
 def ensemble_features(

@@ -47,8 +47,9 @@ class PlainPrompts(ChunkedRows[_Chunk]):
         groups: Sequence[int],
         row_names: Sequence[str] | None = None,
         max_rows: int = 1024,
+        split: bool = True,
     ) -> None:
-        super().__init__(rows, groups, row_names, min(max_rows, _MOST_ROWS), tower.config.context_length)
+        super().__init__(tower, rows, groups, row_names, min(max_rows, _MOST_ROWS), split)
         self._tower = tower
 
     def _lay_out(self, rows: Sequence[Sequence[int]], groups: Sequence[int]) -> _Chunk:
@@ -61,7 +62,7 @@ class PlainPrompts(ChunkedRows[_Chunk]):
 
     def encode(self, contexts: Float[Tensor, "context width"] | None = None) -> Float[Tensor, "row embedding"]:
         """Features of all rows, in their order, NOT normalised; ``contexts`` are the learnt vectors that rows may name."""
-        return self._encode_chunks(functools.partial(_encode_plain, self._tower), contexts)
+        return self._encode_rows(functools.partial(_encode_plain, self._tower), contexts)
 
 
 def _encode_plain(

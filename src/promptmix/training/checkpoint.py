@@ -15,10 +15,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from promptmix.distributed.group import broadcast_json, broadcast_tensors, is_first
 from promptmix.errors import CheckpointError
 from promptmix.runtime import short_hash, tensors_checksum, write_tensors
 
-__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoint", "read_checkpoint", "shared_checkpoint", "write_checkpoint"]
 
 _FORMAT = "promptmix-checkpoint-4"
 
@@ -51,11 +52,29 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
 
 
+def shared_checkpoint(path: Path | None, run_key: str) -> Checkpoint | None:
+    """What the first rank reads from ``path``, on every rank; None where there is no file. It may have been written by any number of ranks.
+
+    Raises:
+        CheckpointError: as :func:`read_checkpoint`.
+        LostRankError: another rank is gone.
+    """
+    there = read_checkpoint(path, run_key) if path is not None and is_first() and path.is_file() else None
+    fields = broadcast_json(None if there is None else _fields(there))
+    if fields is None:
+        return None
+    return Checkpoint(tensors=broadcast_tensors({} if there is None else there.tensors), **fields)
+
+
+def _fields(checkpoint: Checkpoint) -> dict[str, Any]:
+    """All but the tensors."""
+    return {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__ if name != "tensors"}
+
+
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint whole or not at all."""
-    fields = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__ if name != "tensors"}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    state = json.dumps(fields)
+    state = json.dumps(_fields(checkpoint))
     write_tensors(path, tensors, {"format": _FORMAT, "state": state, "checksum": short_hash(state, tensors_checksum(tensors))})
 
 

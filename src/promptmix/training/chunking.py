@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from promptmix.distributed.rows import own_share
 from promptmix.errors import ConfigError
 from promptmix.memory import free_memory_bytes, held_memory_bytes, in_words
 from promptmix.methods.base import Method
@@ -32,7 +33,7 @@ class ChunkPlan:
     """What was planned, and why.
 
     Attributes:
-        rows: sequences through the text tower in a step.
+        rows: sequences through the text tower in a step; of several ranks, this one's.
         row_bytes: what one of them keeps for the backward pass.
         expected_bytes: the most memory that the process, or on a GPU its tensors, should hold; ``allowed_bytes``: what it may.
     """
@@ -81,6 +82,7 @@ def plan_chunks(
     row_bytes = _weigh_row(method, build, batch_size, rows // len(method.class_names))
     device = method.backbone.device
     outside = _RESERVE + held_memory_bytes(device) + _COPIES * 4 * rows * method.backbone.config.embedding_width
+    rows = own_share(rows).count
     if max_bytes is None:
         free = free_memory_bytes(device)
         at_a_time = _USUAL_ROWS
@@ -112,10 +114,11 @@ def _weigh_row(method: Method, build: Callable[[Sequence[str]], Method], batch_s
     names = method.class_names
     many = min(len(names), max(4, -(-_WEIGHED_ROWS // rows_a_class)))
     few = max(2, many // 2)
+    rows = {count: own_share(count * rows_a_class).count for count in (few, many)}
     weights = {count: _weigh_step(build(_spread(names, count)), batch_size) for count in (few, many)}
-    if few == many:
-        return max(1, weights[many] // (many * rows_a_class))
-    return max(1, (weights[many] - weights[few]) // ((many - few) * rows_a_class))
+    if rows[few] == rows[many]:
+        return max(1, weights[many] // max(1, rows[many]))
+    return max(1, (weights[many] - weights[few]) // (rows[many] - rows[few]))
 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:

@@ -18,6 +18,7 @@ from promptmix.backbones.base import Backbone
 from promptmix.backbones.preprocess import resize_and_crop
 from promptmix.data.images import PictureSource, open_picture
 from promptmix.data.transforms import Augmentation
+from promptmix.distributed.rows import own_share, split_rows
 from promptmix.features.reading import View, augmented, reading_threads, reads_ahead
 from promptmix.methods.base import Method
 from promptmix.runtime import numpy_generator, torch_generator
@@ -110,9 +111,11 @@ class LiveFeed:
         with reading_threads() as readers:
 
             def start(step: int) -> list[Future[View]]:
-                """Let the readers make the views of a step."""
-                rows = order[step * batch_size : (step + 1) * batch_size].tolist()
-                return [readers.submit(self._view, row, epoch, is_plain[row]) for row in rows]
+                """Let the readers make the views of a step that this rank encodes."""
+                rows = order[step * batch_size : (step + 1) * batch_size]
+                return [
+                    readers.submit(self._view, row, epoch, is_plain[row]) for row in rows[own_share(len(rows)).places].tolist()
+                ]
 
             last = num_steps(self.num_pictures, batch_size)
             upcoming: list[Future[View]] = []
@@ -120,14 +123,28 @@ class LiveFeed:
                 views = [view.result() for view in upcoming or start(step)]
                 ahead = reads_ahead(self._backbone.device) and step + 1 < last
                 upcoming = start(step + 1) if ahead else []
-                pixels = torch.from_numpy(np.stack(views))
-                frozen = None
-                if self._method.needs_frozen_features:
-                    with torch.no_grad():
-                        frozen = self._backbone.encode_pixels(pixels)
                 rows, number = order[step * batch_size : (step + 1) * batch_size], epoch * last + step
-                features = self._method.encode_training_pixels(pixels, number)
+                frozen = self._frozen_features(views, len(rows)) if self._method.needs_frozen_features else None
+                features = self._features(views, len(rows), number)
                 yield Batch(image_features=features, labels=self._labels[rows], frozen_features=frozen, number=number)
+
+    def _features(self, views: list[View], total: int, number: int) -> Float[Tensor, "image embedding"]:
+        """Of all ``total`` pictures of step ``number``, from the views of this rank's share."""
+        share = own_share(total)
+
+        def encode() -> Float[Tensor, "own_image embedding"]:
+            return self._method.encode_training_pixels(torch.from_numpy(np.stack(views)), number, share)
+
+        # Any parameter may have a part in the image side, and what has none gets nothing from it.
+        learnt = self._method.parameters() if self._method.tunes_image_tower else ()
+        return split_rows(encode, total, self._backbone.config.embedding_width, self._backbone.device, learnt)
+
+    @torch.no_grad()
+    def _frozen_features(self, views: list[View], total: int) -> Float[Tensor, "image embedding"]:
+        def encode() -> Float[Tensor, "own_image embedding"]:
+            return self._backbone.encode_pixels(torch.from_numpy(np.stack(views)))
+
+        return split_rows(encode, total, self._backbone.config.embedding_width, self._backbone.device, ())
 
     def _view(self, row: int, epoch: int, is_plain: bool) -> View:
         picture = open_picture(self._pictures[row])

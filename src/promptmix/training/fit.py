@@ -18,6 +18,7 @@ from promptmix.backbones.base import Backbone
 from promptmix.config import StrictModel
 from promptmix.data.records import LabelledPictures
 from promptmix.data.transforms import Augmentation
+from promptmix.distributed.group import broadcast_json
 from promptmix.errors import DataError, InterruptedRun, printable
 from promptmix.evaluation.evaluate import class_logits
 from promptmix.evaluation.metrics import measure
@@ -133,8 +134,9 @@ def settle_options(
 
     begun = time.monotonic()
     choice = choose_options(open_options, training.labels, training.class_names, config.seed, accuracy_with)
+    chosen = broadcast_json(dict(choice.options))  # ranks on unlike machines may round to unlike accuracies
     return Settled(
-        config=config.model_copy(update={"options": {**config.options, **choice.options}}),
+        config=config.model_copy(update={"options": {**config.options, **chosen}}),
         notes=(choice.note(),),
         seconds={"choosing": time.monotonic() - begun},
     )

@@ -20,14 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptmix.errors import CheckpointError, ConfigError, InterruptedRun, OutOfMemoryError
+from promptmix.distributed.group import any_rank, is_first, num_ranks, wait_for_all
+from promptmix.distributed.rows import share_gradients
+from promptmix.errors import CheckpointError, ConfigError, InterruptedRun, LostRankError, OutOfMemoryError
 from promptmix.evaluation.results import peak_memory_bytes
 from promptmix.memory import is_out_of_memory
 from promptmix.methods.base import Method, Recipe
 from promptmix.prompts.chunks import ChunkLimits, limit_chunks
 from promptmix.runtime import keep_freed_memory, write_text, writing
 from promptmix.structs import Batch, StepOutput
-from promptmix.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from promptmix.training.checkpoint import Checkpoint, shared_checkpoint, write_checkpoint
 from promptmix.training.feeds import Feed, num_steps
 from promptmix.training.optim import averaging_weight, build_optimizer, rate_at, set_rates
 
@@ -93,9 +95,13 @@ def train(
     Args:
         limits: how much text is encoded at a time; None: as is usual.
 
+    Where several ranks work together all call this alike, and all end with the same parameters; the first one writes. Each encodes its
+    share of the texts and, from a :class:`~promptmix.training.feeds.LiveFeed`, of the pictures; what follows, all do alike.
+
     Raises:
         OutOfMemoryError: memory ran out again.
         InterruptedRun: the person stopped the run; the checkpoint was written.
+        LostRankError: another rank is gone; the checkpoint was written, unless that was the first.
         CheckpointError: the checkpoint is damaged, or of another run or feed.
         ConfigError: the loss or a parameter is no longer a finite number, or the method tunes the image tower and the feed holds cached features.
     """
@@ -113,8 +119,9 @@ def train(
     first_epoch, first_step = 0, 0
     loss_sum, correct, seen = 0.0, 0, 0
     earlier_seconds, earlier_peak = 0.0, 0
-    if checkpoint_path is not None and checkpoint_path.is_file():
-        state = read_checkpoint(checkpoint_path, run_key)
+    state = shared_checkpoint(checkpoint_path, run_key)
+    log_path = log_path if is_first() else None  # only one rank writes
+    if state is not None:
         first_epoch, first_step, averaged_weight = state.epoch, state.step, state.averaged_weight
         loss_sum, correct, seen = state.loss_sum, state.correct, state.seen
         earlier_seconds, earlier_peak = state.seconds, state.peak_memory_bytes
@@ -143,7 +150,8 @@ def train(
     stepper = _Stepper(method, limits or ChunkLimits())
 
     def save(epoch: int, step: int) -> None:
-        assert checkpoint_path is not None
+        if checkpoint_path is None or not is_first():
+            return
         tensors: dict[str, Tensor] = {f"parameter.{name}": parameter for name, parameter in parameters.items()}
         for name, parameter in parameters.items():
             kept = optimizer.state[parameter]
@@ -166,7 +174,8 @@ def train(
             ),
         )
 
-    with _stop_signals() as stop:
+    place = first_epoch, first_step  # of the next step: what has been learnt is whole there, and may be written
+    with _stop_signals() as stop, _kept_where_a_rank_is_lost(lambda: save(*place)):
         for epoch in range(first_epoch, epochs):
             # The last epoch is cut short where the length was given in steps.
             steps_here = min(steps, all_steps - epoch * steps)
@@ -178,6 +187,7 @@ def train(
                 output, loss = stepper.step(batch, epoch)
                 if recipe.clip is not None:
                     torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.clip)
+                share_gradients(parameters.values())
                 optimizer.step()
 
                 size = len(batch.labels)
@@ -194,14 +204,15 @@ def train(
                             accuracy=correct / seen,
                         )
                     )
-                if checkpoint_path is not None and step + 1 < steps_here:
-                    if stop.is_set():
-                        save(epoch, step + 1)
-                    elif time.monotonic() - last_write > _SECONDS_BETWEEN_CHECKPOINTS:
-                        save(epoch, step + 1)
+                if step + 1 < steps_here:
+                    place = epoch, step + 1
+                    stops = any_rank(stop.is_set())
+                    if stops or time.monotonic() - last_write > _SECONDS_BETWEEN_CHECKPOINTS:
+                        save(*place)
                         last_write = time.monotonic()
-                if stop.is_set() and step + 1 < steps_here:
-                    raise InterruptedRun(_stopped(epoch, epochs, checkpoint_path))
+                    if stops:
+                        wait_for_all()  # else the end of one rank could break the writing of another
+                        raise InterruptedRun(_stopped(epoch, epochs, checkpoint_path))
             first_step = 0
             weight = averaging_weight(recipe, epoch, epochs)
             if weight > 0:
@@ -218,10 +229,13 @@ def train(
                 }
                 line |= {f"last_{name}": float(term.detach()) for name, term in output.terms.items()}
                 _append_line(log_path, line)
-            if checkpoint_path is not None and (stop.is_set() or time.monotonic() - last_write > _SECONDS_BETWEEN_CHECKPOINTS):
-                save(epoch + 1, 0)
+            place = epoch + 1, 0
+            stops = any_rank(stop.is_set())
+            if stops or time.monotonic() - last_write > _SECONDS_BETWEEN_CHECKPOINTS:
+                save(*place)
                 last_write = time.monotonic()
-            if stop.is_set():
+            if stops:
+                wait_for_all()
                 raise InterruptedRun(_stopped(epoch, epochs, checkpoint_path))
 
     if averages:
@@ -258,7 +272,9 @@ class _Stepper:
             reason = str(problem)[:200]
         # Outside of the handler, which holds on to what the step had in memory.
         rows = max(1, self._limits.rows // 4)
-        if self._tightened or batch.image_features.requires_grad or self._method.text_encodings_per_step == 0:
+        encodes_text = self._method.text_encodings_per_step > 0
+        # The graph of pictures that were encoded for this step is gone, and other ranks would wait for a step that they have done.
+        if self._tightened or not encodes_text or batch.image_features.requires_grad or num_ranks() > 1:
             raise OutOfMemoryError(
                 f"out of memory with {self._limits.rows} prompts at a time ({reason}); allow less with --max-memory, take a smaller"
                 " --set recipe.batch_size=N, or choose another --device"
@@ -294,15 +310,26 @@ def _stopped(epoch: int, epochs: int, checkpoint_path: Path | None) -> str:
 
 
 @contextlib.contextmanager
+def _kept_where_a_rank_is_lost(save: Callable[[], None]) -> Iterator[None]:
+    """Ranks meet only between what ``save`` writes whole, so nothing of the steps that are done need be lost."""
+    try:
+        yield
+    except LostRankError:
+        save()
+        raise
+
+
+@contextlib.contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """Within the block Ctrl-C and SIGTERM set an event instead of breaking a step in two. A second Ctrl-C ends at once."""
+    """Within the block Ctrl-C and SIGTERM set an event instead of breaking a step in two. A second Ctrl-C ends at once, but not one of
+    several ranks, to which whoever started them passes on each signal and more, and which they end themselves in the end."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # signals belong to the main thread
         return
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        if stop.is_set() and num_ranks() == 1:
             raise KeyboardInterrupt
         stop.set()
 

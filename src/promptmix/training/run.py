@@ -19,6 +19,7 @@ from promptmix.backbones.registry import load_backbone
 from promptmix.data.images import PictureSource, StoredPicture, content_key
 from promptmix.data.records import LabelledPictures, PictureSet
 from promptmix.data.splits import split_hash, write_split
+from promptmix.distributed.group import broadcast_json, check_same, is_first, num_ranks
 from promptmix.errors import CheckpointError, ConfigError, DataError, listed, printable
 from promptmix.evaluation.evaluate import Prediction, class_logits, predictions_of
 from promptmix.evaluation.metrics import Metrics, measure
@@ -62,6 +63,8 @@ def run(
 ) -> Outcome:
     """Train one method on pictures and measure it.
 
+    Several ranks call this alike; all get the outcome, and the first writes.
+
     Args:
         test: pictures to measure on; without them the run is measured on its training pictures and says so.
         more_class_names: names without pictures, for options that use them.
@@ -75,24 +78,28 @@ def run(
     Raises:
         ConfigError, DataError, BackboneError, CheckpointError: see the message.
         InterruptedRun: stopped by the person; the checkpoint was written.
+        LostRankError: another of several ranks is gone; what there is goes on with ``resume``.
     """
     started = time.monotonic()
     seconds: dict[str, float] = {}
     kind = method_class(config.method)
     asked = kind.parse_options(config.options)  # problems come before any work
     recipe = kind.recipe_for(config.shots, config.recipe)
-    resumes = out is not None and resume and (out / "run.json").is_file()
-    if out is not None and not resumes:
-        refuse_overwrite(out, overwrite, "run")
+    # Of several ranks only the first looks into the run folder and writes there.
+    folder = out if is_first() else None
+    resumes = bool(broadcast_json(folder is not None and resume and (folder / "run.json").is_file()))
+    if folder is not None and not resumes:
+        refuse_overwrite(folder, overwrite, "run")
     backbone = (
         backbone if backbone is not None else load_backbone(config.backbone, device=config.device, precision=config.precision)
     )
     measured = training if test is None else test
     run_key = _run_key(config, recipe, asked.stands_for(), backbone, training, measured, more_class_names)
+    check_same(run_key, "options, pictures or backbone")
     if out is not None and resumes:
-        finished = _finished_run(out, run_key)
-        if finished is not None:
-            return finished
+        finished = _finished_run(out, run_key) if is_first() else None
+        if broadcast_json(finished is not None):
+            return finished or _read_run(out)
     settled = settle_options(
         config, training, backbone=backbone, cache=cache, more_class_names=more_class_names, on_progress=on_progress
     )
@@ -100,11 +107,11 @@ def run(
     options = settled.config.options
     method = build_method(config.method, options, backbone, training.class_names, config.seed, more_class_names)
     limits = plan_memory(settled.config, recipe, method, backbone, len(training.pictures))
-    replaces = out is not None and not resumes and (out / "run.json").is_file()
-    if out is not None and not resumes and not replaces:
+    replaces = folder is not None and not resumes and (folder / "run.json").is_file()
+    if folder is not None and not resumes and not replaces:
         if resume:
-            logger.warning("there is no run to resume in %s; a new one starts", out)
-        _start_run_folder(out, run_key, config, recipe)
+            logger.warning("there is no run to resume in %s; a new one starts", folder)
+        _start_run_folder(folder, run_key, config, recipe)
 
     # Image features: those of the test pictures are made before the training too. What is wrong with one should not wait for its end.
     begun = time.monotonic()
@@ -134,8 +141,8 @@ def run(
         for picture, reason in tested.bad:
             logger.warning("left out %s: %s", printable(picture), printable(reason))
     # An old run goes only now, with every picture read: a mistake in the new run's input must not cost it.
-    if out is not None and replaces:
-        _start_run_folder(out, run_key, config, recipe)
+    if folder is not None and replaces:
+        _start_run_folder(folder, run_key, config, recipe)
     hash_of_split = None
     if split is not None:
         left_out = {name for name, _ in bad}
@@ -143,7 +150,7 @@ def run(
             name: part.subset([place for place, picture in enumerate(part.pictures) if str(picture) not in left_out])
             for name, part in split.items()
         }
-        hash_of_split = split_hash(used) if out is None else write_split(out / "split.json", used)
+        hash_of_split = split_hash(used) if folder is None else write_split(folder / "split.json", used)
     seconds |= settled.seconds
     seconds["features"] = time.monotonic() - begun
     logger.info("features of %d pictures: %.1f s", len(prepared.kept) + len(tested.kept), seconds["features"])
@@ -180,6 +187,8 @@ def run(
     logger.info("measuring: %.1f s", seconds["evaluation"])
     worse = metrics.accuracy < zero_shot.accuracy
     all_notes = [*notes, *settled.notes, *method.notes()]
+    if num_ranks() > 1:
+        all_notes.append(f"run on {num_ranks()} ranks")
     if bad:
         all_notes.append(f"left out {len(bad)} pictures that cannot be read: {listed(printable(name) for name, _ in bad)}")
     if test is None:
@@ -236,12 +245,12 @@ def run(
             "notes": all_notes,
         },
     )
-    if out is not None:
+    if folder is not None:
         predictions = predictions_of(logits, expert_weights, training.class_names, method.expert_names, top=1)
-        _write_predictions(out / "predictions.csv", shown, test_labels, training.class_names, predictions)
-        write_model(out / "model", model, overwrite=True)
-        write_result(out / "result.json", result)
-        (out / "checkpoint.safetensors").unlink(missing_ok=True)
+        _write_predictions(folder / "predictions.csv", shown, test_labels, training.class_names, predictions)
+        write_model(folder / "model", model, overwrite=True)
+        write_result(folder / "result.json", result)
+        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return Outcome(model=model, result=result)
 
 
@@ -281,9 +290,13 @@ def _finished_run(out: Path, run_key: str) -> Outcome | None:
         )
     if not (out / "result.json").is_file():
         return None
-    finished = Outcome(model=read_model(out / "model"), result=read_result(out / "result.json"))
+    finished = _read_run(out)
     logger.warning("the run in %s was finished before; its result is shown again", out)
     return finished
+
+
+def _read_run(out: Path) -> Outcome:
+    return Outcome(model=read_model(out / "model"), result=read_result(out / "result.json"))
 
 
 def _start_run_folder(out: Path, run_key: str, config: RunConfig, recipe: Recipe) -> None:
