@@ -32,9 +32,8 @@ def memory_bytes(amount: str | int) -> int:
 
 def in_words(size: float) -> str:
     """A number of bytes as people read it: ``1.5 GiB``, ``230 KiB``."""
-    if size >= 2**30:
-        return f"{size / 2**30:.1f} GiB"
-    return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
+    unit, power = next(((unit, power) for unit, power in (("GiB", 30), ("MiB", 20)) if size >= 2**power), ("KiB", 10))
+    return f"{size / 2**power:.3g} {unit}" if size < 1000 * 2**power else f"{size / 2**power:.0f} {unit}"
 
 
 def is_out_of_memory(problem: BaseException) -> bool:
