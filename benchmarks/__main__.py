@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bulk import bulk_page, measure_bulk
 from benchmarks.extraction import measure_extraction
 from benchmarks.growth import IMAGE, draw_growth, growth_section, measure_growth
 from benchmarks.measure import machine, today
@@ -49,6 +50,7 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "text_encoding": measure_text_encoding,
     "prediction": measure_prediction,
     "extraction": measure_extraction,
+    "bulk": measure_bulk,
     "training_step": measure_training_step,
     "growth": lambda rounds: measure_growth(),
 }
@@ -111,6 +113,7 @@ With the image tower, routing makes prediction {100 * prediction["overhead_of_ro
 {100 * prediction["overhead_after_the_image_tower"]:.0f} % longer.
 
 {_extraction(results["extraction"])}
+{bulk_page(results["bulk"]) if "bulk" in results else ""}
 ## Start-up
 
 Processor time (user + system) of a whole process.

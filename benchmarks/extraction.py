@@ -33,7 +33,7 @@ from promptmix.data.pictograms import CLASS_NAMES, draw
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features, iter_features
 
-__all__ = ["measure_extraction"]
+__all__ = ["measure_extraction", "resident_bytes", "vit_b32", "write_photographs"]
 
 NUM_PICTURES, SIZE, QUALITY = 32, (1600, 1200), 90
 FEW, MANY = 1_000, 50_000
@@ -44,7 +44,7 @@ def measure_extraction(rounds: int = 7) -> dict[str, Any]:
     """Speed with two towers, its parts, what decoding JPEGs at a reduced size would change, and memory."""
     with tempfile.TemporaryDirectory(prefix="promptmix-benchmark-") as name:
         folder = Path(name)
-        paths = _write_photographs(folder, NUM_PICTURES, SIZE)
+        paths = write_photographs(folder, NUM_PICTURES, SIZE)
         bundled = load_backbone("bundled", with_text=False, device="cpu")
         return {
             "what": f"{NUM_PICTURES} JPEG files of {SIZE[0]} x {SIZE[1]} pixels, quality {QUALITY}, on the CPU",
@@ -52,7 +52,7 @@ def measure_extraction(rounds: int = 7) -> dict[str, Any]:
             "file_bytes": round(sum(path.stat().st_size for path in paths) / len(paths)),
             "towers": {
                 "bundled": _speed(bundled, paths, rounds),
-                "ViT-B/32 size, random weights": _speed(_vit_b32(), paths, rounds),
+                "ViT-B/32 size, random weights": _speed(vit_b32(), paths, rounds),
             },
             "reduced_decoding": _reduced_decoding(rounds),
             "memory": {which: _memory_of(which) for which in ("without cache", "with cache")},
@@ -131,7 +131,7 @@ def _reduced_decoding(rounds: int) -> list[dict[str, Any]]:
     preprocess = PreprocessConfig(resize=224, crop=224, mean=(0.5, 0.5, 0.5), standard_deviation=(0.25, 0.25, 0.25))
     rows = []
     with tempfile.TemporaryDirectory(prefix="promptmix-benchmark-") as name:
-        (smooth,) = _write_photographs(Path(name), 1, PHONE)
+        (smooth,) = write_photographs(Path(name), 1, PHONE)
         for kind, path in (("smooth", smooth), ("bright triangles", _write_triangles(Path(name), PHONE))):
             whole = functools.partial(_view_at, path, preprocess, 1)
             for divisor in (2, 4):
@@ -175,7 +175,7 @@ def _memory_of(which: str) -> dict[str, int] | None:
 def _print_memory_of(which: str, many: int) -> None:
     with tempfile.TemporaryDirectory(prefix="promptmix-benchmark-") as temporary:
         folder = Path(temporary)
-        paths = _write_photographs(folder, 100, (96, 72))
+        paths = write_photographs(folder, 100, (96, 72))
         cache = FeatureCache(folder / "cache") if which == "with cache" else None
         backbone = load_backbone("bundled", with_text=False, device="cpu")
         resident: dict[str, int] = {}
@@ -183,12 +183,13 @@ def _print_memory_of(which: str, many: int) -> None:
         for batch in iter_features(backbone, itertools.islice(itertools.cycle(paths), many), cache=cache):
             for name, number in (("few_bytes", FEW), ("many_bytes", many)):
                 if batch.done >= number and name not in resident:
-                    resident[name] = _resident_bytes()
+                    resident[name] = resident_bytes()
         resident["pictures_per_second"] = round(many / (time.perf_counter() - started))
         sys.stdout.write(json.dumps(resident))
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """Bytes of this process that are in memory now."""
     gc.collect()
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
@@ -197,7 +198,7 @@ def _resident_bytes() -> int:
 # ------------------------------------------------------------------------------------------------------- what it works on
 
 
-def _write_photographs(folder: Path, number: int, size: tuple[int, int]) -> list[Path]:
+def write_photographs(folder: Path, number: int, size: tuple[int, int]) -> list[Path]:
     """Drawn pictures at the size of photographs, with a camera's noise, saved as JPEG."""
     generator = np.random.default_rng(0)
     noise = generator.normal(0, 6, (size[1], size[0], 1)).astype(np.float32)
@@ -225,7 +226,7 @@ def _write_triangles(folder: Path, size: tuple[int, int]) -> Path:
     return path
 
 
-def _vit_b32() -> Backbone:
+def vit_b32() -> Backbone:
     """An image tower of ViT-B/32's size with random weights."""
     vision = VisionTransformerConfig(
         image_size=224,

@@ -133,8 +133,20 @@ def test_the_python_of_the_page_on_pictures(desk: Path) -> None:
     assert os.listdir(desk / "model")
 
 
+def test_the_commands_of_the_page_on_millions_of_pictures(promptmix: Promptmix, desk: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: no Parquet here")
+    commands = commands_of("bulk-prediction.md")
+    here = [words for words in commands if "ray" not in words]
+    assert len(commands) - len(here) == 2
+    run_all(promptmix, here, desk)
+    together = sorted(path.name for path in (desk / "said-together").iterdir())
+    parts = [f"part-{number:05}.parquet" for number in range(6)]
+    assert together == ["job.json", *parts, "summary-1-of-2.json", "summary-2-of-2.json"]
+
+
 def test_the_commands_of_the_page_on_protocols(promptmix: Promptmix, desk: Path) -> None:
-    commands = commands_of("protocols.md")
+    # What a cluster does has tests of its own.
+    commands = [words for words in commands_of("protocols.md") if "ray" not in words]
     assert len(commands) >= 10
     # The field's data sets are not here.
     for words in (words for words in commands if "--root" not in words):

@@ -46,6 +46,8 @@ Precision = Annotated[str, typer.Option(help="What the backbone calculates in: a
 Baseline = Annotated[str, typer.Option(help="The contender that all others are compared with.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="List the runs and estimate what they cost; write nothing.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Throw away the bench that is there.")]
+Engine = Annotated[str, typer.Option(help="local, or ray: the runs are spread over a cluster.")]
+RayAddress = Annotated[str | None, typer.Option(help="Address of a Ray cluster; else RAY_ADDRESS, else one is started here.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Any option of all contenders that have it: recipe.epochs=5, method.top_k=3.")
 ]
@@ -86,8 +88,12 @@ def _verb(protocol: str) -> Callable[..., None]:
         dry_run: DryRun = False,
         overwrite: Overwrite = False,
         settings: Settings = None,
+        engine: Engine = "local",
+        ray_address: RayAddress = None,
         json_output: Json = False,
     ) -> None:
+        if ray_address is not None and engine != "ray":
+            raise typer.BadParameter("--ray-address is where --engine ray finds its cluster; give both")
         if hold_out is not None and not 0 < hold_out < 1:
             raise typer.BadParameter(f"--hold-out {hold_out} is not a share; give a number between 0 and 1, such as 0.3")
         from promptmix.cli import bench_verbs
@@ -110,6 +116,8 @@ def _verb(protocol: str) -> Callable[..., None]:
             dry_run=dry_run,
             overwrite=overwrite,
             settings=settings or [],
+            engine=engine,
+            ray_address=ray_address,
             json_output=json_output,
         )
 

@@ -14,7 +14,7 @@ import torch
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.cli.guard import described
-from promptmix.cli.output import progress
+from promptmix.cli.output import progress, refuse_unknown_engine
 from promptmix.errors import ConfigError, DataError, PromptMixError
 from promptmix.evaluation.results import BenchResult, read_bench_result
 from promptmix.features.cache import FeatureCache
@@ -48,8 +48,11 @@ def bench(
     dry_run: bool,
     overwrite: bool,
     settings: list[str],
+    engine: str,
+    ray_address: str | None,
     json_output: bool,
 ) -> None:
+    refuse_unknown_engine(engine)
     for folder in filter(None, data):
         pictures = Path(folder).expanduser().resolve()
         if pictures.is_dir() and out.expanduser().resolve().is_relative_to(pictures):
@@ -79,7 +82,16 @@ def bench(
         plan = start_plan(out, plan, overwrite)
         with progress() as on_progress:
             failures = run_plan(
-                plan, out, backbone, described, jobs=jobs, device=device, cache=FeatureCache(), on_progress=on_progress
+                plan,
+                out,
+                backbone,
+                described,
+                jobs=jobs,
+                device=device,
+                cache=FeatureCache(),
+                on_progress=on_progress,
+                on_ray=engine == "ray",
+                ray_address=ray_address,
             )
         for failure in failures:
             logger.error("%s failed (%d): %s", failure.run_id, failure.exit_code, failure.message)

@@ -177,15 +177,68 @@ def predict(
     backbone: BackboneOption = None,
     device: Device = "auto",
     precision: Precision = "auto",
-    cache: Cache = True,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON line a picture on stdout.")] = False,
+    cache: Annotated[
+        bool | None, typer.Option("--cache/--no-cache", help="Keep image features on disk (not with --out unless you say so).")
+    ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line a picture on stdout; with --out the summary.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for part files instead of stdout; for millions of pictures. A stopped job goes on."),
+    ] = None,
+    file_format: Annotated[str | None, typer.Option("--format", help="parquet (the default) or csv, of the part files.")] = None,
+    rows_per_file: Annotated[int | None, typer.Option(min=1, help="Pictures a part file; 10000 unless told otherwise.")] = None,
+    shard: Annotated[str | None, typer.Option(help="i/n: the i-th of n machines that share the part files, from 1.")] = None,
+    engine: Annotated[str | None, typer.Option(help="local (the default), or ray: the workers of a cluster.")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster; else RAY_ADDRESS, else one is started here.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Throw away the part files of another job that are there.")
+    ] = False,
 ) -> None:
     """Say what is on pictures: class, probability, and the prompts that answered."""
+    if out is not None:
+        if csv_output:
+            raise typer.BadParameter("--csv prints on stdout; with --out write --format csv")
+        from promptmix.cli import predict_bulk
+
+        predict_bulk.predict_bulk(
+            model,
+            sources,
+            out,
+            image_column=image_column,
+            file_format=file_format,
+            top=top,
+            rows_per_file=rows_per_file,
+            shard=shard,
+            engine=engine or "local",
+            ray_address=ray_address,
+            overwrite=overwrite,
+            backbone=backbone,
+            device=device,
+            precision=precision,
+            cache=bool(cache),
+            json_output=json_output,
+        )
+        return
+    bulk_options = {
+        "--format": file_format,
+        "--rows-per-file": rows_per_file,
+        "--shard": shard,
+        "--engine": engine,
+        "--ray-address": ray_address,
+        "--overwrite": overwrite or None,
+    }
+    for name, value in bulk_options.items():
+        if value is not None:
+            raise typer.BadParameter(f"{name} is about part files; say with --out where to write them")
     if csv_output and json_output:
         raise typer.BadParameter("stdout is either --csv or --json; give one of them")
     from promptmix.cli import predict as verb
 
-    verb.predict(model, sources, image_column, csv_output, top, backbone, device, precision, cache, json_output)
+    verb.predict(model, sources, image_column, csv_output, top, backbone, device, precision, cache is not False, json_output)
 
 
 @app.command(epilog="Example: promptmix info bundled")

@@ -7,12 +7,16 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 
-__all__ = ["percent", "progress"]
+from promptmix.errors import ConfigError, did_you_mean
+
+__all__ = ["percent", "progress", "refuse_unknown_engine"]
+
+_ENGINES = ("local", "ray")
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Callable[[str, int, int, str], None]]:
-    """A callback for (stage, done, total, detail); it draws nothing off a terminal, nor where only errors are wanted."""
+def progress() -> Iterator[Callable[[str, int, int | None, str], None]]:
+    """A callback for (stage, done, total, detail), total None where it is not known; it draws nothing off a terminal, nor where only errors are wanted."""
     quiet = not logging.getLogger("promptmix").isEnabledFor(logging.WARNING)
     if quiet or not sys.stderr.isatty():
         yield lambda stage, done, total, detail: None
@@ -30,12 +34,22 @@ def progress() -> Iterator[Callable[[str, int, int, str], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks = {}
 
-        def update(stage: str, done: int, total: int, detail: str) -> None:
+        def update(stage: str, done: int, total: int | None, detail: str) -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total, detail="")
             bars.update(tasks[stage], completed=done, total=total, detail=detail)
 
         yield update
+
+
+def refuse_unknown_engine(name: str) -> None:
+    """Raise unless work can be done by an engine of this name: in this process and its children, or on a Ray cluster.
+
+    Raises:
+        ConfigError: there is no such engine.
+    """
+    if name not in _ENGINES:
+        raise ConfigError(f"unknown engine {name!r}{did_you_mean(name, _ENGINES)}")
 
 
 def percent(share: float) -> str:

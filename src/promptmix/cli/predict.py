@@ -81,5 +81,5 @@ def _writer(csv_output: bool, json_output: bool) -> Callable[[str, Prediction], 
     return write
 
 
-def _no_progress(stage: str, done: int, total: int, detail: str) -> None:
+def _no_progress(stage: str, done: int, total: int | None, detail: str) -> None:
     """Draws nothing."""

@@ -22,7 +22,7 @@ from promptmix.errors import ConfigError, DataError, listed
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["HUB_PREFIX", "ArrowPicture", "is_saved_data_set", "list_hub", "list_saved"]
+__all__ = ["HUB_PREFIX", "ArrowPicture", "is_saved_data_set", "iter_hub", "iter_saved", "list_hub", "list_saved"]
 
 _logger = logging.getLogger(__name__)
 
@@ -80,14 +80,30 @@ def list_saved(folder: Path, columns: Columns | None = None, *, labelled: bool =
         DataError: the data set is damaged, or has no pictures or labels.
         ConfigError: there is no column of a given name, or the package ``datasets`` is missing.
     """
+    return _list(_load_saved(folder), folder, _saved_name(folder), columns or Columns(), labelled)
+
+
+def iter_saved(folder: Path, columns: Columns | None = None) -> Iterator[ArrowPicture]:
+    """The pictures of such a data set one after the other, in all its splits, without labels.
+
+    Raises:
+        DataError, ConfigError: as :func:`list_saved`.
+    """
+    return _iter(_load_saved(folder), folder, _saved_name(folder), columns or Columns())
+
+
+def _saved_name(folder: Path) -> str:
+    return folder.name or "data set"
+
+
+def _load_saved(folder: Path) -> Any:
     _refuse_missing_package(folder)
     import datasets
 
     try:
-        loaded = datasets.load_from_disk(str(folder))
+        return datasets.load_from_disk(str(folder))
     except Exception as problem:  # damaged files make it raise nearly anything
         raise DataError(f"{folder} is no data set that can be read: {one_line(problem)}") from problem
-    return _list(loaded, folder, folder.name or "data set", columns or Columns(), labelled)
 
 
 def list_hub(source: str, columns: Columns | None = None, *, labelled: bool = True) -> Listing:
@@ -103,6 +119,22 @@ def list_hub(source: str, columns: Columns | None = None, *, labelled: bool = Tr
             is of another commit than was asked for, or it has no pictures or labels.
         ConfigError: there is no column of a given name, or the package ``datasets`` is missing.
     """
+    loaded, root, name = _load_hub(source)
+    return _list(loaded, root, name, columns or Columns(), labelled)
+
+
+def iter_hub(source: str, columns: Columns | None = None) -> Iterator[ArrowPicture]:
+    """The pictures of such a data set one after the other, in all its splits, without labels.
+
+    Raises:
+        DataError, ConfigError: as :func:`list_hub`.
+    """
+    loaded, root, name = _load_hub(source)
+    return _iter(loaded, root, name, columns or Columns())
+
+
+def _load_hub(source: str) -> tuple[Any, Path, str]:
+    """A data set of the hub, the root of its listing, and its name."""
     asked = _HUB_NAME.fullmatch(source)
     if asked is None:
         raise DataError(
@@ -138,8 +170,7 @@ def list_hub(source: str, columns: Columns | None = None, *, labelled: bool = Tr
         _refuse_another_commit(source, asked["revision"], commit)
     if no_answer is not None:
         _logger.warning("%s: the hub does not answer; what was downloaded last is used, %s", source, commit or "commit unknown")
-    root = Path(f"{HUB_PREFIX}{name}" + (f"@{commit}" if commit else ""))
-    return _list(loaded, root, name, columns or Columns(), labelled)
+    return loaded, Path(f"{HUB_PREFIX}{name}" + (f"@{commit}" if commit else "")), name
 
 
 def _is_an_answer(problem: Exception) -> bool:
@@ -203,7 +234,7 @@ def _offline() -> Iterator[None]:
 
 
 def _list(loaded: Any, root: Path, name: str, columns: Columns, labelled: bool) -> Listing:
-    splits: dict[str, Any] = dict(loaded) if isinstance(loaded, Mapping) else {"": loaded}
+    splits = _splits(loaded)
     parts: dict[str, str | None] = {split: PART_NAMES.get(split.casefold()) for split in splits}
     if labelled and len(splits) > 1:
         unknown = [split for split, part in parts.items() if part is None]
@@ -218,22 +249,37 @@ def _list(loaded: Any, root: Path, name: str, columns: Columns, labelled: bool) 
         image, label = _columns(data.features, columns, root, labelled)
         names = getattr(data.features[label], "names", None) if label is not None else None
         class_names = class_names or (tuple(names) if names else None)
-        number = 0
-        for file in [Path(one["filename"]) for one in data.cache_files]:
-            state = file_state(file)
-            table = _arrow_table(file, state, os.getpid())
-            labels = plain_values(table.column(label).chunks, label, file) if label is not None else [None] * table.num_rows
-            for row, value in enumerate(labels):
-                where = f"{name}/{split}/{number}" if split else f"{name}/{number}"
-                picture = ArrowPicture(name=where, file=file, state=state, column=image, row=row)
-                found = label_in(value, where, names) if labelled else None
-                pictures.append(Listed(picture=picture, label=found, part=parts[split], where=where))
-                number += 1
-        if number != len(data):
-            raise DataError(
-                f"{root}: {len(data)} rows of {number} are chosen; save it anew with flatten_indices().save_to_disk(...)"
-            )
+        labels: list[Any] = []
+        for picture in _arrow_pictures(split, data, image, root, name):
+            if picture.row == 0 and label is not None:
+                table = _arrow_table(picture.file, picture.state, os.getpid())
+                labels = plain_values(table.column(label).chunks, label, picture.file)
+            found = label_in(labels[picture.row], picture.name, names) if label is not None else None
+            pictures.append(Listed(picture=picture, label=found, part=parts[split], where=picture.name))
     return Listing(root=root, pictures=pictures, class_names=class_names)
+
+
+def _iter(loaded: Any, root: Path, name: str, columns: Columns) -> Iterator[ArrowPicture]:
+    for split, data in _splits(loaded).items():
+        image, _ = _columns(data.features, columns, root, False)
+        yield from _arrow_pictures(split, data, image, root, name)
+
+
+def _splits(loaded: Any) -> dict[str, Any]:
+    return dict(loaded) if isinstance(loaded, Mapping) else {"": loaded}
+
+
+def _arrow_pictures(split: str, data: Any, image: str, root: Path, name: str) -> Iterator[ArrowPicture]:
+    """The rows of a split, file by file."""
+    number = 0
+    for file in [Path(one["filename"]) for one in data.cache_files]:
+        state = file_state(file)
+        for row in range(_arrow_table(file, state, os.getpid()).num_rows):
+            where = f"{name}/{split}/{number}" if split else f"{name}/{number}"
+            yield ArrowPicture(name=where, file=file, state=state, column=image, row=row)
+            number += 1
+    if number != len(data):
+        raise DataError(f"{root}: {len(data)} rows of {number} are chosen; save it anew with flatten_indices().save_to_disk(...)")
 
 
 def _columns(features: Mapping[str, Any], columns: Columns, root: Path, labelled: bool) -> tuple[str, str | None]:

@@ -9,6 +9,7 @@ import stat
 import threading
 import warnings
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -26,6 +27,7 @@ __all__ = [
     "FileState",
     "PictureSource",
     "StoredPicture",
+    "UnusablePicture",
     "content_key",
     "file_bytes",
     "file_state",
@@ -58,6 +60,17 @@ class StoredPicture(ABC):
 
     def __str__(self) -> str:
         return self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnusablePicture(StoredPicture):
+    """What stands in a source in the place of a picture and cannot be one, so that it is told of in its place, with the others."""
+
+    name: str
+    reason: str
+
+    def read(self) -> bytes:
+        raise DataError(self.reason)
 
 
 def file_state(file: Path | int) -> FileState:

@@ -5,20 +5,36 @@ from __future__ import annotations
 import glob
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from promptmix.data import datasets_hub, listing, shards, tables
 from promptmix.data.classes import ClassList, number_in, read_classes_file
 from promptmix.data.datasets_hub import HUB_PREFIX
-from promptmix.data.images import PICTURE_SUFFIXES, StoredPicture
+from promptmix.data.images import PICTURE_SUFFIXES, StoredPicture, file_state
 from promptmix.data.listing import Listing, labelled_parts, named_part
 from promptmix.data.records import PARTS, PictureSet, Record, check_class_names, class_key
-from promptmix.data.sources import has_folders_of_pictures, list_pictures, loose_pictures, part_folders, read_folder
+from promptmix.data.sources import (
+    has_folders_of_pictures,
+    iter_pictures,
+    list_pictures,
+    loose_pictures,
+    part_folders,
+    read_folder,
+)
 from promptmix.errors import ConfigError, DataError, did_you_mean, listed
+from promptmix.runtime import short_hash
 
-__all__ = ["Columns", "list_any_pictures", "part_to_measure", "read_parts", "read_pictures"]
+__all__ = [
+    "Columns",
+    "iter_any_pictures",
+    "list_any_pictures",
+    "part_to_measure",
+    "read_parts",
+    "read_pictures",
+    "state_of_sources",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -105,11 +121,7 @@ def list_any_pictures(sources: str | Path | Sequence[str | Path], columns: Colum
         DataError: a source is missing or matches nothing; the message names it.
         ConfigError: a source is an empty text, a column is asked for that is not there, or a package is missing.
     """
-    if isinstance(sources, str | Path):
-        sources = [sources]
-    for source in sources:
-        _refuse_empty(str(source))
-        _warn_of_both(str(source))
+    sources = _sources(sources)
     found: list[Path | StoredPicture] = []
     for is_file, group in itertools.groupby(sources, key=lambda source: _kind(str(source)) == "files"):
         if is_file:
@@ -120,6 +132,67 @@ def list_any_pictures(sources: str | Path | Sequence[str | Path], columns: Colum
             assert there is not None
             found += (one.picture for one in there.pictures)
     return list(dict.fromkeys(found)) if found else list(list_pictures(list(sources)))
+
+
+def iter_any_pictures(
+    sources: str | Path | Sequence[str | Path], columns: Columns | None = None
+) -> Iterator[Path | StoredPicture]:
+    """The pictures of :func:`list_any_pictures` one after the other, so that their number is not limited by memory.
+
+    What is listed twice in a table or lies twice in an archive comes twice. What names no picture in its place (an empty cell, a tar
+    file that is damaged) comes as one that cannot be read.
+
+    Raises:
+        DataError, ConfigError: as :func:`list_any_pictures`, where the source is reached.
+    """
+    names = [str(source) for source in _sources(sources)]
+    if not names:
+        yield from iter_pictures(names)
+    for kind, group in itertools.groupby(names, key=_kind):
+        if kind == "files":
+            yield from iter_pictures(list(group))
+            continue
+        for source in group:
+            if kind == "hub":
+                yield from datasets_hub.iter_hub(source, columns)
+            elif kind == "saved":
+                yield from datasets_hub.iter_saved(Path(source).expanduser(), columns)
+            elif kind == "shards":
+                yield from shards.iter_shards(shards.find_shards(source))
+            else:
+                yield from tables.iter_table(Path(source), columns)
+
+
+def state_of_sources(sources: Sequence[str]) -> str:
+    """Hash of the names, sizes and times of the files that sources keep their pictures in: tables, tar files, saved data sets.
+    Of folders, and of data sets on the hub, it says nothing.
+
+    Raises:
+        DataError: a source is missing.
+    """
+    said = []
+    for source in sources:
+        _refuse_empty(source)
+        kind, path = _kind(source), Path(source).expanduser()
+        files: Sequence[Path] = ()
+        if kind == "table":
+            files = [path]
+        elif kind == "shards":
+            files = shards.find_shards(source)
+        elif kind == "saved":
+            files = sorted(one for one in path.rglob("*.arrow") if one.is_file())
+        said += [f"{file} {file_state(file)}" for file in files]
+    return short_hash(*said)
+
+
+def _sources(sources: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    """A list of sources, each of which names something."""
+    if isinstance(sources, str | Path):
+        sources = [sources]
+    for source in sources:
+        _refuse_empty(str(source))
+        _warn_of_both(str(source))
+    return sources
 
 
 def _refuse_empty(source: str) -> None:

@@ -12,14 +12,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from promptmix.data.images import LARGEST_FILE, PICTURE_SUFFIXES, FileState, StoredPicture, file_state, refuse_changed
+from promptmix.data.images import (
+    LARGEST_FILE,
+    PICTURE_SUFFIXES,
+    FileState,
+    StoredPicture,
+    UnusablePicture,
+    file_state,
+    refuse_changed,
+)
 from promptmix.data.listing import Columns, Listed, Listing, pick_column
 from promptmix.data.records import PART_NAMES, class_key, natural_key, parts_among
 from promptmix.data.tables import label_in
 from promptmix.data.whole_tar import WholeTar
 from promptmix.errors import DataError, listed
 
-__all__ = ["TarPicture", "find_shards", "is_compressed_tar", "list_shards"]
+__all__ = ["TarPicture", "find_shards", "is_compressed_tar", "iter_shards", "list_shards"]
 
 _logger = logging.getLogger(__name__)
 
@@ -78,9 +86,18 @@ def find_shards(source: str) -> list[Path]:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        inside = [path, *(folder for folder in path.iterdir() if folder.is_dir() and folder.name.casefold() in PART_NAMES)]
-        found = [one for folder in inside for one in folder.iterdir() if one.suffix.lower() == ".tar" and one.is_file()]
-        return sorted((one for one in found if not one.name.startswith(".")), key=lambda one: natural_key(str(one)))
+        # Of a folder of millions of pictures neither a list is made nor each of them asked for.
+        with os.scandir(path) as entries:
+            inside = [path, *(path / entry.name for entry in entries if entry.name.casefold() in PART_NAMES and entry.is_dir())]
+        found: list[Path] = []
+        for folder in inside:
+            with os.scandir(folder) as entries:
+                found += (
+                    folder / entry.name
+                    for entry in entries
+                    if entry.name.lower().endswith(".tar") and not entry.name.startswith(".") and entry.is_file()
+                )
+        return sorted(found, key=lambda one: natural_key(str(one)))
     if path.is_file():
         return [path]
     shards: list[Path] = []
@@ -115,7 +132,7 @@ def list_shards(
     Raises:
         DataError: a file is no tar, is compressed or damaged, or a picture has no label or two files.
     """
-    root = Path(os.path.commonpath([shard.parent for shard in shards]))
+    root = _root(shards)
     members: dict[tuple[Path, PurePosixPath], _Member] = {}
     for shard in shards:
         for member in _members(shard):
@@ -148,6 +165,30 @@ def list_shards(
             for member, label, part in _in_class_folders(pictures, shards, {class_key(name) for name in known})
         ]
     return Listing(root=root, pictures=_with_parts_of_shards(found, root))
+
+
+def iter_shards(shards: Sequence[Path]) -> Iterator[StoredPicture]:
+    """The pictures in tar files in the order in which they lie there, without labels; only one of them is in memory.
+
+    A tar file that is damaged or compressed, and a member that is too large, is itself one that cannot be read; what comes before
+    and after it is not lost. Of two members of one name both are given.
+    """
+    root = _root(shards)
+    for shard in shards:
+        try:
+            for member in _members(shard):
+                if member.path.suffix.lower() in PICTURE_SUFFIXES:
+                    try:
+                        picture: StoredPicture = _stored(member, root)
+                    except DataError as problem:
+                        picture = UnusablePicture(name=_name_of(member, root), reason=str(problem))
+                    yield picture
+        except DataError as problem:
+            yield UnusablePicture(name=shard.relative_to(root).as_posix(), reason=str(problem))
+
+
+def _root(shards: Sequence[Path]) -> Path:
+    return Path(os.path.commonpath([shard.parent for shard in shards]))
 
 
 def _all(shards: Sequence[Path]) -> str:
@@ -205,10 +246,14 @@ def _refuse_compressed(shard: Path, start: bytes) -> None:
 
 
 def _stored(member: _Member, root: Path) -> TarPicture:
-    name = f"{member.shard.relative_to(root).as_posix()}/{member.path}"
+    name = _name_of(member, root)
     if member.size > LARGEST_FILE:
         raise DataError(f"{name} has {member.size:,} bytes, more than {LARGEST_FILE:,}; is it a picture?")
     return TarPicture(name=name, archive=member.shard, state=member.state, offset=member.offset, size=member.size)
+
+
+def _name_of(member: _Member, root: Path) -> str:
+    return f"{member.shard.relative_to(root).as_posix()}/{member.path}"
 
 
 def _unlabelled(picture: TarPicture) -> Listed:

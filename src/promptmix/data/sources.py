@@ -5,14 +5,14 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from promptmix.data.images import PICTURE_SUFFIXES
 from promptmix.data.records import PART_NAMES, PictureSet, Record, check_class_names, class_key, natural_key, parts_among
 from promptmix.errors import DataError, did_you_mean
 
-__all__ = ["has_folders_of_pictures", "list_pictures", "loose_pictures", "part_folders", "read_folder"]
+__all__ = ["has_folders_of_pictures", "iter_pictures", "list_pictures", "loose_pictures", "part_folders", "read_folder"]
 
 _logger = logging.getLogger(__name__)
 
@@ -91,35 +91,51 @@ def list_pictures(sources: str | Path | Sequence[str | Path]) -> list[Path]:
     Raises:
         DataError: a source matches nothing; the message names it.
     """
+    return list(iter_pictures(sources))
+
+
+def iter_pictures(sources: str | Path | Sequence[str | Path]) -> Iterator[Path]:
+    """The same files one after the other: of what is in folders, no more than the names in one of them are in memory at a time.
+
+    Raises:
+        DataError: as :func:`list_pictures`; for a folder that cannot be read, or holds nothing, once its turn has come.
+    """
     if isinstance(sources, str | Path):
         sources = [sources]
     if not sources:
         raise DataError("no picture was given; name picture files, a folder or a pattern such as 'photos/*.jpg'")
-    found: dict[str, Path] = {}
-    for source in sources:
-        path = Path(source).expanduser()
-        if path.is_dir():
-            matches = _pictures_below(path)
-        elif path.exists() or path.is_symlink():
-            matches = [path]
-        elif glob.has_magic(str(path)):
-            matches = _matching(str(path))
-        else:
+    paths = [Path(source).expanduser() for source in sources]
+    for source, path in zip(sources, paths, strict=True):
+        if not (path.exists() or path.is_symlink() or glob.has_magic(str(path))):
             raise DataError(f"there is no picture, folder or pattern {str(source)!r}; check the path")
-        if not matches:
-            raise DataError(f"no picture matches {str(source)!r}; pictures end in .jpg, .png, .webp and the like")
+    # A folder's real name, so that a circle of links repeats nothing; the file's own: a link to a picture counts.
+    folders: set[str] = set()
+    files: set[str] = set()
+    for source, path in zip(sources, paths, strict=True):
+        matches = [path] if path.exists() or path.is_symlink() else _matching(str(path))
+        found = False
         for match in matches:
-            # The folder's real name, so that a circle of links repeats nothing; the file's own: a link to a picture counts.
-            found.setdefault(os.path.join(os.path.realpath(match.parent), match.name), match)
-    return list(found.values())
+            if match.is_dir():
+                for picture in _walk(match, folders, files):
+                    found = True
+                    if picture is not None:
+                        yield picture
+                continue
+            found = True
+            parent = os.path.realpath(match.parent)
+            name = os.path.join(parent, match.name)
+            if name in files or (parent in folders and _is_ours(match.name) and _is_picture(match)):
+                continue
+            files.add(name)
+            yield match
+        if not found:
+            raise DataError(f"no picture matches {str(source)!r}; pictures end in .jpg, .png, .webp and the like")
 
 
 def _matching(pattern: str) -> list[Path]:
     matches: list[Path] = []
     for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
-        if path.is_dir() and "**" not in pattern:
-            matches += _pictures_below(path)
-        elif not path.is_dir() and _is_picture(path):
+        if "**" not in pattern if path.is_dir() else _is_picture(path):
             matches.append(path)
     return matches
 
@@ -155,26 +171,35 @@ def loose_pictures(folder: Path) -> list[Path]:
     return [path for path in _visible(folder)[1] if _is_picture(path)]
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES
+def _is_picture(path: Path | str) -> bool:
+    return os.path.splitext(path)[1].lower() in PICTURE_SUFFIXES
+
+
+def _is_ours(name: str) -> bool:
+    return not name.startswith(".") and name not in _NEVER_OURS
 
 
 def _visible(folder: Path) -> tuple[list[Path], list[Path]]:
     """The sub-folders of a folder and all else in it, without what is hidden and runs of training; both sorted."""
-    folders: list[Path] = []
-    others: list[Path] = []
+    folders, others = _names(folder)
+    return sorted(folder / name for name in folders), sorted(folder / name for name in others)
+
+
+def _names(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of the same, in no order."""
+    folders: list[str] = []
+    others: list[str] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith(".") and entry.name not in _NEVER_OURS:
-                    path = folder / entry.name
+                if _is_ours(entry.name):
                     if not _is_folder(entry):
-                        others.append(path)
-                    elif not _is_run(path):
-                        folders.append(path)
+                        others.append(entry.name)
+                    elif not _is_run(folder / entry.name):
+                        folders.append(entry.name)
     except OSError as problem:
         raise DataError(f"{folder} cannot be read: {problem.strerror}; change its rights or leave it out") from problem
-    return sorted(folders), sorted(others)
+    return folders, others
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -195,18 +220,37 @@ def _is_run(folder: Path) -> bool:
 
 def _pictures_below(folder: Path) -> list[Path]:
     """Pictures in a folder and deeper, sorted by path. A link back to where the walk came from is not followed."""
+    return [picture for picture in _walk(folder, set(), set()) if picture is not None]
+
+
+def _walk(folder: Path, seen: set[str], but: Collection[str]) -> Iterator[Path | None]:
+    """The pictures of :func:`_pictures_below` one after the other; None for one that is left out.
+
+    Args:
+        seen: real names of folders that were walked before, which stand for a picture that is left out; those walked here are added.
+        but: pictures to leave out, by the real name of their folder and their own.
+    """
     top = os.path.realpath(folder)
-    pictures: list[Path] = []
-    seen: set[str] = set()
-    pending = [folder]
+    walked: set[str] = set()
+    # A folder is sorted with the "/" that follows it in the paths of its pictures, so that these come sorted.
+    pending: list[tuple[Path, str, Iterator[str]]] = [(folder.parent, "", iter([folder.name + "/"]))]
     while pending:
-        current = pending.pop()
-        real = os.path.realpath(current)
-        leads_above = top != real and top.startswith(real.rstrip(os.sep) + os.sep)
-        if real in seen or leads_above:
-            continue
-        seen.add(real)
-        folders, files = _visible(current)
-        pictures += [path for path in files if _is_picture(path)]
-        pending += reversed(folders)
-    return sorted(pictures, key=lambda path: path.as_posix())
+        current, real, names = pending[-1]
+        name = next(names, None)
+        if name is None:
+            pending.pop()
+        elif not name.endswith("/"):
+            yield None if but and os.path.join(real, name) in but else current / name
+        else:
+            inside = folder if len(pending) == 1 else current / name[:-1]
+            real = os.path.realpath(inside)
+            leads_above = top != real and top.startswith(real.rstrip(os.sep) + os.sep)
+            if real in seen:
+                yield None
+            if real in seen or real in walked or leads_above:
+                continue
+            walked.add(real)
+            folders, others = _names(inside)
+            both = [f"{one}/" for one in folders] + [one for one in others if _is_picture(one)]
+            pending.append((inside, real, iter(sorted(both))))
+    seen |= walked

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptmix.data.classes import number_in
-from promptmix.data.images import FileState, StoredPicture, file_bytes, file_state, refuse_changed
+from promptmix.data.images import FileState, StoredPicture, UnusablePicture, file_bytes, file_state, refuse_changed
 from promptmix.data.listing import Columns, Listed, Listing, named_part, pick_column
 from promptmix.errors import ConfigError, DataError, listed
 
@@ -26,6 +26,7 @@ __all__ = [
     "TABLE_SUFFIXES",
     "ParquetPicture",
     "class_names_in",
+    "iter_table",
     "label_in",
     "list_table",
     "one_line",
@@ -60,16 +61,14 @@ def list_table(path: Path, columns: Columns | None = None, *, labelled: bool = T
             another number of cells than the head, or the address of a picture that is not on this machine.
         ConfigError: there is no column of a given name, or a package is missing.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise DataError(f"there is no file {path}; check the path")
+    path = _file(path)
     columns = columns or Columns()
     kind = path.suffix.lower()
     if kind == ".parquet":
         return _list_parquet(path, columns, labelled)
-    rows = list(_json_rows(path) if kind in (".jsonl", ".ndjson") else _csv_rows(path, "\t" if kind == ".tsv" else None))
+    rows = list(_text_rows(path))
     if not rows:
-        raise DataError(f"{path} has no rows; it should hold a picture and a label in each")
+        raise _no_rows(path)
     there = list(dict.fromkeys(name for _, row in rows for name in row))
     image, label, part = _columns(columns, there, path, labelled)
     files = _Files(path.parent)
@@ -86,6 +85,45 @@ def list_table(path: Path, columns: Columns | None = None, *, labelled: bool = T
         ],
         files,
     )
+
+
+def iter_table(path: Path, columns: Columns | None = None) -> Iterator[Path | StoredPicture]:
+    """The pictures of a table row by row, without labels; only a few rows are in memory. The first row says what columns there are.
+
+    A row whose cell can name no picture gives one that cannot be read; whether a file is there is seen when it is read.
+
+    Raises:
+        DataError, ConfigError: as :func:`list_table`, once the row has come.
+    """
+    path = _file(path)
+    columns = columns or Columns()
+    if path.suffix.lower() == ".parquet":
+        yield from _iter_parquet(path, columns)
+        return
+    image = None
+    for line, row in _text_rows(path):
+        image = image or _columns(columns, list(row), path, False)[0]
+        yield _picture_in(row.get(image), path.parent, f"{path.name} line {line}")
+    if image is None:
+        raise _no_rows(path)
+
+
+def _picture_in(cell: object, folder: Path, where: str) -> Path | StoredPicture:
+    try:
+        return _path_in(cell, folder, where)
+    except DataError as problem:
+        return UnusablePicture(name=where, reason=str(problem))
+
+
+def _file(path: Path) -> Path:
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; check the path")
+    return path
+
+
+def _no_rows(path: Path) -> DataError:
+    return DataError(f"{path} has no rows; it should hold a picture and a label in each")
 
 
 def _columns(columns: Columns, there: Sequence[str], path: Path, labelled: bool) -> tuple[str, str | None, str | None]:
@@ -157,6 +195,30 @@ def _in_full(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
+def _path_in(cell: object, folder: Path, where: str) -> Path:
+    """The file that a cell of a table in a folder names, whether it is there or not.
+
+    Raises:
+        DataError: it names none.
+    """
+    if not isinstance(cell, str) or not cell.strip():
+        raise DataError(f"{where} has no picture; fill the cell or leave the row out")
+    name = cell.strip()
+    if _URL.match(name):
+        raise DataError(f"{where}: {name[:200]} is an address; pictures are not fetched, so download them and name the files")
+    if "\0" in name:
+        raise DataError(f"{where}: {name[:200]!r} is not the path of a file")
+    path = _inside(folder, name)
+    if "\\" in name and not path.is_file():  # a table made on Windows
+        path = _inside(folder, name.replace("\\", "/"))
+    return path
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = folder / name
+    return _in_full(path) if ".." in path.parts else path
+
+
 class _Files:
     """The picture files that a table names, by paths from where it lies."""
 
@@ -167,24 +229,11 @@ class _Files:
 
     def find(self, cell: object, where: str) -> Path:
         """The file that a cell names. Files that are missing are noted, to be told of together."""
-        if not isinstance(cell, str) or not cell.strip():
-            raise DataError(f"{where} has no picture; fill the cell or leave the row out")
-        name = cell.strip()
-        if _URL.match(name):
-            raise DataError(f"{where}: {name[:200]} is an address; pictures are not fetched, so download them and name the files")
-        if "\0" in name:
-            raise DataError(f"{where}: {name[:200]!r} is not the path of a file")
-        path = self._inside(name)
-        if not path.is_file() and "\\" in name:  # a table made on Windows
-            path = self._inside(name.replace("\\", "/"))
+        path = _path_in(cell, self._folder, where)
         if not path.is_file():
             self._missing.append((where, path))
         self._found.add(path.parent)
         return path
-
-    def _inside(self, name: str) -> Path:
-        path = self._folder / name
-        return _in_full(path) if ".." in path.parts else path
 
     def refuse_missing(self, table: Path) -> None:
         """Raise for the first file that is not there."""
@@ -219,6 +268,11 @@ def _lines(path: Path) -> Iterator[str]:
         raise DataError(f"{path} is not UTF-8 text; save it as UTF-8 (in Excel: 'CSV UTF-8')") from problem
     except OSError as problem:
         raise DataError(f"{path} cannot be read: {problem.strerror}") from problem
+
+
+def _text_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    kind = path.suffix.lower()
+    return _json_rows(path) if kind in (".jsonl", ".ndjson") else _csv_rows(path, "\t" if kind == ".tsv" else None)
 
 
 def _csv_rows(path: Path, delimiter: str | None) -> Iterator[tuple[int, dict[str, str]]]:
@@ -462,19 +516,47 @@ def _list_parquet(path: Path, columns: Columns, labelled: bool) -> Listing:
     except (pyarrow.ArrowException, OSError) as problem:
         raise DataError(f"{path} is no Parquet file that can be read: {one_line(problem)}") from problem
     files = _Files(path.parent)
-    places = [(group, row) for group, size in enumerate(sizes) for row in range(size)]
     rows: list[tuple[str, Path | StoredPicture, object, object]] = []
-    for number, (group, row) in enumerate(places):
+    for number, stored in enumerate(_parquet_pictures(path, state, image, sizes)):
         where = f"{path.name} row {number}"
-        picture: Path | StoredPicture = (
-            files.find(cells[image][number], where)
-            if is_text
-            else ParquetPicture(name=f"{path.name}/{number}", file=path, state=state, column=image, group=group, row=row)
-        )
+        picture = files.find(cells[image][number], where) if is_text else stored
         rows.append((where, picture, cells[label][number] if label else None, cells[part][number] if part else None))
     if not rows:
-        raise DataError(f"{path} has no rows; it should hold a picture and a label in each")
+        raise _no_rows(path)
     return _listing(path, rows, files, class_names_in(schema, label) if label else None)
+
+
+def _iter_parquet(path: Path, columns: Columns) -> Iterator[Path | StoredPicture]:
+    pyarrow_or_refuse(path)
+    import pyarrow
+    from pyarrow import parquet
+
+    state = file_state(path)
+    try:
+        with parquet.ParquetFile(path) as file:
+            schema, metadata = file.schema_arrow, file.metadata
+            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            image, _, _ = _columns(columns, schema.names, path, False)
+            if not metadata.num_rows:
+                raise _no_rows(path)
+            if not _is_text(schema.field(image).type):
+                _refuse_other_types(path, image, schema.field(image).type)
+                yield from _parquet_pictures(path, state, image, [group.num_rows for group in groups])
+                return
+            number = 0
+            for batch in file.iter_batches(_rows_at_once(groups, image), columns=[image]):
+                for cell in plain_values([batch.column(0)], image, path):
+                    yield _picture_in(cell, path.parent, f"{path.name} row {number}")
+                    number += 1
+    except (pyarrow.ArrowException, OSError) as problem:
+        raise DataError(f"{path} is no Parquet file that can be read: {one_line(problem)}") from problem
+
+
+def _parquet_pictures(path: Path, state: FileState, column: str, sizes: Sequence[int]) -> Iterator[ParquetPicture]:
+    """The rows of row groups of these sizes."""
+    places = ((group, row) for group, size in enumerate(sizes) for row in range(size))
+    for number, (group, row) in enumerate(places):
+        yield ParquetPicture(name=f"{path.name}/{number}", file=path, state=state, column=column, group=group, row=row)
 
 
 def _is_text(kind: pyarrow.DataType) -> bool:

@@ -121,15 +121,24 @@ class Predictor:
         return PredictedPictures(predictions=predictions, kept=tuple(kept), bad=tuple(bad))
 
     def iter_predict(
-        self, pictures: Iterable[PictureSource], *, top: int = 5, skip_bad: bool = False
+        self,
+        pictures: Iterable[PictureSource],
+        *,
+        top: int = 5,
+        skip_bad: bool = False,
+        threads: int | None = None,
+        steady: bool = False,
     ) -> Iterator[PredictedBatch]:
         """The predictions of ``predict``, batch by batch as they come: pictures are taken as they are needed and then let go.
+
+        Args:
+            threads, steady: see :func:`~promptmix.features.extract.iter_features`.
 
         Raises:
             DataError: a picture cannot be read and ``skip_bad`` is not set; there are none or, known at the end, none can be read.
         """
         model = self.model
-        for batch in iter_features(self.backbone, pictures, cache=self._cache, skip_bad=skip_bad):
+        for batch in iter_features(self.backbone, pictures, cache=self._cache, skip_bad=skip_bad, threads=threads, steady=steady):
             features = batch.features[:, 0]
             yield PredictedBatch(
                 predictions=predict_features(self.classifier, model.class_names, model.expert_names, features, top=top),

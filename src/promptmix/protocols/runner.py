@@ -30,7 +30,7 @@ from promptmix.protocols.execute import Workbench, execute, is_finished, run_fol
 from promptmix.runtime import write_json
 from promptmix.training.fit import Progress, no_progress
 
-__all__ = ["Failure", "choose_jobs", "run_plan"]
+__all__ = ["Failure", "Worker", "choose_jobs", "interrupted_by_sigterm", "record", "run_plan"]
 
 _logger = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ def run_plan(
     device: str = "auto",
     cache: FeatureCache | None = None,
     on_progress: Progress = no_progress,
+    on_ray: bool = False,
+    ray_address: str | None = None,
 ) -> list[Failure]:
     """Do what is left to do of a plan; returns the runs that failed.
 
@@ -77,8 +79,11 @@ def run_plan(
         backbone: that of the plan, for runs in this process; each worker loads its own.
         jobs: processes that work side by side; 1: all runs in this process.
         device: where the workers load their backbone.
+        on_ray: the runs are spread over a Ray cluster, and ``jobs`` does not count; ``ray_address`` says which, see
+            :func:`~promptmix.cluster.connected`.
 
     Raises:
+        ConfigError: the package ``ray`` is missing, or there is no such cluster.
         InterruptedRun: stopped by the person; what was being learnt is in checkpoints.
     """
     left = [run for run in plan.runs if not is_finished(out, plan, run)]
@@ -87,17 +92,21 @@ def run_plan(
     if done:
         _logger.info("%d of %d runs were finished before", done, len(plan.runs))
 
-    def finished(run: PlannedRun, problem: BaseException | None) -> None:
+    def finished(run: PlannedRun, problem: BaseException | Failure | None) -> None:
         nonlocal done
         done += 1
         on_progress("runs", done, len(plan.runs), run.run_id)
         if problem is not None:
-            failures[run.run_id] = _record(out, run, problem, describe)
+            failures[run.run_id] = problem if isinstance(problem, Failure) else record(out, run, problem, describe)
 
     on_progress("runs", done, len(plan.runs), "")
     try:
-        with _interrupted_by_sigterm():
-            if jobs == 1 or not left:
+        with interrupted_by_sigterm():
+            if on_ray and left:
+                from promptmix.protocols.ray_runs import run_on_ray  # which knows this module
+
+                run_on_ray(plan, left, out, device, cache, describe, finished, ray_address)
+            elif jobs == 1 or not left:
                 _run_here(plan, left, out, Workbench(backbone=backbone, cache=cache), finished, on_progress)
             else:
                 _run_side_by_side(plan, left, out, jobs, device, cache, finished)
@@ -186,7 +195,7 @@ def _until_one_dies(
 
 
 @dataclass(kw_only=True)
-class _Worker:
+class Worker:
     """What a worker process keeps between its runs."""
 
     plan: Plan
@@ -196,13 +205,34 @@ class _Worker:
     bench: Workbench | None = None
     at_work: bool = False
 
+    def do(self, run: PlannedRun) -> None:
+        """Do a run, after the backbone was loaded for the first of them.
 
-_workers: list[_Worker] = []  # one, in a worker process; a pool gives its functions no other place
+        Raises:
+            BackboneError: the backbone is not that of the plan any more.
+            Exception: as :func:`~promptmix.protocols.execute.execute`.
+        """
+        self.at_work = True
+        try:
+            if self.bench is None:
+                backbone = load_backbone(self.plan.backbone, device=self.device, precision=self.plan.precision)
+                if backbone.features_key != self.plan.backbone_key:
+                    raise BackboneError(
+                        f"the files of backbone {self.plan.backbone} have changed since the plan was made; start again"
+                    )
+                cache = None if self.cache_folder is None else FeatureCache(self.cache_folder)
+                self.bench = Workbench(backbone=backbone, cache=cache)
+            execute(self.plan, run, self.bench, self.out)
+        finally:
+            self.at_work = False
+
+
+_workers: list[Worker] = []  # one, in a worker process; a pool gives its functions no other place
 
 
 def _start_worker(plan: Plan, out: Path, device: str, cache_folder: Path | None, log_level: int) -> None:
     """Make this process ready for runs. What could fail is left to the first of them, which can tell of it."""
-    _workers.append(_Worker(plan=plan, out=out, device=device, cache_folder=cache_folder))
+    _workers.append(Worker(plan=plan, out=out, device=device, cache_folder=cache_folder))
     logging.getLogger("promptmix").setLevel(log_level)
     if hasattr(signal, "pthread_sigmask"):
         # Ctrl-C reaches all processes of a terminal; the one that started this one tells it to stop, once.
@@ -214,18 +244,7 @@ def _start_worker(plan: Plan, out: Path, device: str, cache_folder: Path | None,
 
 def _work(run: PlannedRun) -> None:
     (worker,) = _workers
-    plan = worker.plan
-    worker.at_work = True
-    try:
-        if worker.bench is None:
-            backbone = load_backbone(plan.backbone, device=worker.device, precision=plan.precision)
-            if backbone.features_key != plan.backbone_key:
-                raise BackboneError(f"the files of backbone {plan.backbone} have changed since the plan was made; start again")
-            cache = None if worker.cache_folder is None else FeatureCache(worker.cache_folder)
-            worker.bench = Workbench(backbone=backbone, cache=cache)
-        execute(plan, run, worker.bench, worker.out)
-    finally:
-        worker.at_work = False
+    worker.do(run)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -243,7 +262,7 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
+def interrupted_by_sigterm() -> Iterator[None]:
     """Within the block SIGTERM is as Ctrl-C, so that the workers are told."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -259,8 +278,8 @@ def _interrupted_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _record(out: Path, run: PlannedRun, problem: BaseException, describe: Describe) -> Failure:
-    """Write down why a run gave no result."""
+def record(out: Path, run: PlannedRun, problem: BaseException, describe: Describe) -> Failure:
+    """Write down beside a run why it gave no result."""
     told = problem
     if isinstance(problem, UnreadablePictureError):
         # A bench leaves no picture out: the pictures of its plan are what its results are of.
