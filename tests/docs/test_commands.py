@@ -123,6 +123,12 @@ def test_the_commands_of_the_page_on_pictures(promptmix: Promptmix, desk: Path) 
     run_all(promptmix, [words for words in commands if words not in left_out], desk)
 
 
+def test_the_commands_of_the_page_on_many_classes(promptmix: Promptmix, desk: Path) -> None:
+    commands = commands_of("scale.md")
+    assert len(commands) == 2
+    run_all(promptmix, commands, desk)
+
+
 @pytest.mark.usefixtures("backbones")
 def test_the_python_of_the_page_on_pictures(desk: Path) -> None:
     blocks = python_of("your-own-pictures.md")
