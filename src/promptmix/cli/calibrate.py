@@ -14,8 +14,8 @@ from promptmix.data.records import LabelledPictures
 from promptmix.errors import ConfigError, DataError
 from promptmix.evaluation.answers import MeasuredAnswers, measure_answers
 from promptmix.evaluation.calibration import fit_calibration, reliability_of
-from promptmix.evaluation.targets import Wanted
 from promptmix.evaluation.metrics import Metrics
+from promptmix.evaluation.targets import Wanted
 from promptmix.features.cache import FeatureCache
 from promptmix.inference.labelled import logits_of_labelled
 from promptmix.inference.predictor import Predictor, backbone_of, needs_text
