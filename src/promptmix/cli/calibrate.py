@@ -38,6 +38,7 @@ def calibrate(
     abstain: str | None,
     label_sets: float | None,
     multi_label: str | None,
+    temperature: str,
     remove: bool,
     seed: int,
     backbone: str | None,
@@ -47,7 +48,7 @@ def calibrate(
     cache: bool,
     json_output: bool,
 ) -> None:
-    wanted = Wanted.parse(abstain, label_sets, multi_label)
+    wanted = Wanted.parse(abstain, label_sets, multi_label, temperature)
     model = read_model(folder)
     place = model_path(folder)
     run_folder = place.absolute().parent

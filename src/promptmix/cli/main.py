@@ -193,6 +193,9 @@ def calibrate(
     multi_label: Annotated[
         str | None, typer.Option(help="What thresholds of single classes are chosen for: f1 (the default) or precision=0.9.")
     ] = None,
+    temperature: Annotated[
+        str, typer.Option(help="accuracy: the mean probability is the accuracy; likelihood: the labels are most likely.")
+    ] = "accuracy",
     remove: Annotated[bool, typer.Option("--remove", help="Forget the calibration.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the halves of SOURCE.")] = 1,
     backbone: BackboneOption = None,
@@ -217,6 +220,7 @@ def calibrate(
         abstain=abstain,
         label_sets=label_sets,
         multi_label=multi_label,
+        temperature=temperature,
         remove=remove,
         seed=seed,
         backbone=backbone,

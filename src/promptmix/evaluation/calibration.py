@@ -17,6 +17,7 @@ from promptmix.nn.calibration import (
     NONE_OF_THESE,
     AbstainRule,
     Calibration,
+    Criterion,
     LabelSetRule,
     MultiLabelRule,
     Reliability,
@@ -73,7 +74,7 @@ def fit_calibration(
     if not for_temperature.any() or not for_rules.any():
         raise DataError(f"{len(labels)} pictures are too few to calibrate on; give more")
     before = reliability_of(logits[for_temperature], labels[for_temperature], class_names, 1.0)  # refuses what is not finite
-    temperature = fit_temperature(logits[for_temperature], labels[for_temperature])
+    temperature = fit_temperature(logits[for_temperature], labels[for_temperature], wanted.temperature)
     shares = probabilities(logits[for_rules], temperature)
     right = shares.argmax(axis=1) == labels[for_rules]
     abstain = label_sets = None
@@ -83,6 +84,7 @@ def fit_calibration(
         label_sets = fit_label_sets(shares, labels[for_rules], wanted.label_sets)
     return Calibration(
         temperature=temperature,
+        criterion=wanted.temperature,
         fitted_on=fitted_on,
         num_pictures=int(for_temperature.sum()),
         num_rule_pictures=int(for_rules.sum()),
@@ -113,30 +115,42 @@ def _headline(metrics: Metrics) -> Reliability:
     )
 
 
-def fit_temperature(logits: Float[np.ndarray, "image class"], labels: Int[np.ndarray, "image"]) -> float:
-    """The temperature under which the labels are most likely (Guo et al., arXiv 1706.04599), from 0.01 to 100.
+def fit_temperature(
+    logits: Float[np.ndarray, "image class"], labels: Int[np.ndarray, "image"], criterion: Criterion = "accuracy"
+) -> float:
+    """The temperature, from 0.01 to 100, that fits labelled pictures.
 
-    One more picture is made up, with the mean loss of all pictures were each of any class alike, as Platt (1999) does: else, where
-    every picture is told right, the most likely temperature would be 0, and the model as sure of itself as can be. With it such
-    a model is wrong about once in as many pictures as there were. The sum is convex in 1/T, so its slope has one zero.
+    By ``accuracy`` the mean top probability becomes the share of pictures told right (expectation consistency, arXiv 2303.02644); by
+    ``likelihood`` the labels become as likely as can be (Guo et al., arXiv 1706.04599). Where one number cannot put all right, the
+    second is ruled by a few pictures that are far off, and leaves the larger calibration error.
+
+    One more picture is made up, which is like the mean of all but may be of any class alike, as Platt (1999) does: else, where every
+    picture is told right, the temperature would be as low as may be, and the model as sure of itself as can be. With it such a
+    model expects to be wrong about once in as many pictures as there were. Either has one solution: the top probability falls with the
+    temperature, and the likelihood is concave in 1/T.
     """
     from scipy.optimize import brentq  # type: ignore[import-untyped]
 
     relative = logits.astype(np.float64)
     relative = relative - relative.max(axis=1, keepdims=True)
     true, mean = relative[np.arange(len(labels)), labels], relative.mean(axis=1)
+    num_right = float((relative.argmax(axis=1) == labels).sum())
+    wanted = (num_right + 1 / logits.shape[1]) / (len(labels) + 1)
 
-    def slope(log_factor: float) -> float:
-        expected = (probabilities(relative, math.exp(-log_factor)) * relative).sum(axis=1)
+    def excess(log_factor: float) -> float:
+        """How far 1/T is above the solution: below 0, 0 or above 0."""
+        shares = probabilities(relative, math.exp(-log_factor))
+        if criterion == "accuracy":
+            return float(shares.max(axis=1).mean()) - wanted
+        expected = (shares * relative).sum(axis=1)
         return float((expected - true).sum() + (expected - mean).mean())
 
     lowest, highest = (-math.log(end) for end in reversed(_TEMPERATURES))
-    at_lowest, at_highest = slope(lowest), slope(highest)
-    if at_lowest == at_highest == 0:
+    if not relative.any():
         return 1.0  # all classes have the same logit, and no temperature changes that
-    if at_lowest >= 0 or at_highest <= 0:
-        return _TEMPERATURES[1] if at_lowest >= 0 else _TEMPERATURES[0]
-    return math.exp(-float(brentq(slope, lowest, highest, xtol=1e-12)))
+    if excess(lowest) >= 0 or excess(highest) <= 0:
+        return _TEMPERATURES[1] if excess(lowest) >= 0 else _TEMPERATURES[0]
+    return math.exp(-float(brentq(excess, lowest, highest, xtol=1e-12)))
 
 
 def lower_bound(values: Float[np.ndarray, "image"], share: float) -> float:

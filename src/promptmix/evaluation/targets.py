@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from promptmix.errors import ConfigError, did_you_mean
+from promptmix.nn.calibration import Criterion
 
 __all__ = ["Target", "Wanted"]
 
@@ -49,19 +50,26 @@ class Wanted:
         abstain: ``precision=P`` or ``coverage=C``; None: every picture is answered.
         label_sets: the share of label sets that are to hold the true class; None: no sets.
         multi_label: ``f1`` or ``precision=P``, for each class by itself.
+        temperature: what it is chosen by; see :func:`~promptmix.evaluation.calibration.fit_temperature`.
     """
 
     abstain: Target | None = None
     label_sets: float | None = None
     multi_label: Target = Target(kind="f1", share=None)
+    temperature: Criterion = "accuracy"
 
     @staticmethod
-    def parse(abstain: str | None, label_sets: float | None, multi_label: str | None = None) -> Wanted:
+    def parse(
+        abstain: str | None, label_sets: float | None, multi_label: str | None = None, temperature: str = "accuracy"
+    ) -> Wanted:
         """Read what a person asks for.
 
         Raises:
-            ConfigError: a target is not of its form, or a share is not between 0 and 1.
+            ConfigError: a target is not of its form, a share is not between 0 and 1, or there is no such criterion.
         """
+        if temperature not in ("accuracy", "likelihood"):
+            criteria = did_you_mean(temperature, ("accuracy", "likelihood"))
+            raise ConfigError(f"--temperature {temperature!r} is nothing to choose it by{criteria}")
         if label_sets is not None:
             _check_share(label_sets, f"--label-sets {label_sets}")
         several = "f1" if multi_label is None else multi_label
@@ -69,6 +77,7 @@ class Wanted:
             abstain=None if abstain is None else Target.parse(abstain, "--abstain", ("precision", "coverage")),
             label_sets=label_sets,
             multi_label=Target.parse(several, "--multi-label", ("precision",), alone=("f1",)),
+            temperature="accuracy" if temperature == "accuracy" else "likelihood",
         )
 
 

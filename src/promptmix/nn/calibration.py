@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -19,6 +19,7 @@ __all__ = [
     "NONE_OF_THESE",
     "AbstainRule",
     "Calibration",
+    "Criterion",
     "Judged",
     "LabelSetRule",
     "MultiLabelRule",
@@ -32,6 +33,8 @@ NONE_OF_THESE = "none of these"
 """What is shown in place of a class where the model does not answer."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Criterion: TypeAlias = Literal["accuracy", "likelihood"]
+"""What a temperature is chosen by: that the mean top probability is the accuracy, or that the labels are most likely."""
 
 
 class Reliability(StrictModel):
@@ -93,7 +96,8 @@ class Calibration(StrictModel):
     """What turns a model's logits into probabilities, and into answers.
 
     Attributes:
-        temperature: logits are divided by it before the softmax: above 1 the model was too sure of itself.
+        temperature: logits are divided by it before the softmax: above 1 the model was too sure of itself. ``criterion``: what it was
+            chosen by.
         fitted_on: the pictures, for people. ``num_pictures`` of them; of the rules' alone ``num_rule_pictures``.
         cross_fitted: whether each was judged by a model that had learnt from the others, and not by this model itself.
         before, after: on the very pictures that the temperature was fitted on, without and with it.
@@ -102,6 +106,7 @@ class Calibration(StrictModel):
 
     format: Literal["promptmix-calibration-1"] = "promptmix-calibration-1"
     temperature: float = Field(gt=0)
+    criterion: Criterion
     fitted_on: str
     num_pictures: int = Field(ge=1)
     num_rule_pictures: int = Field(ge=1)

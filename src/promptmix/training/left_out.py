@@ -143,8 +143,9 @@ def cross_fit(
     if folds < 2:
         raise ConfigError(f"folds is {folds}; it must be at least 2")
     check_can_leave_out(config.method, training.labels)
-    settled = config.model_copy(update={"options": dict(model.options)})
-    learns = method_class(config.method).learns != "nothing"
+    kind = method_class(config.method)
+    settled = config.model_copy(update={"options": kind.options_as_learnt(model.options, model.learnt)})
+    learns = kind.learns != "nothing"
     with _some_cache(cache) as store:
         parts: list[tuple[LabelledPictures, LabelledPictures]] = [(training, training)]
         if learns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from promptmix.evaluation.calibration import (
     lower_bound,
 )
 from promptmix.evaluation.targets import Target, Wanted
-from promptmix.nn.calibration import judge, probabilities
+from promptmix.nn.calibration import Criterion, judge, probabilities
 
 NAMES = ("anchor", "cat", "skull", "umbrella")
 COVERAGE = Target(kind="coverage", share=0.9)
@@ -41,32 +42,48 @@ def softened_loss(logits: np.ndarray, labels: np.ndarray, temperature: float) ->
     return float(-logs[np.arange(len(labels)), labels].sum() - logs.mean(axis=1).mean())
 
 
+@pytest.mark.parametrize("criterion", ["accuracy", "likelihood"])
 @pytest.mark.parametrize("scale", [0.2, 1.0, 3.0, 30.0])
-def test_the_temperature_is_that_of_the_world(scale: float) -> None:
+def test_the_temperature_is_that_of_the_world(scale: float, criterion: Criterion) -> None:
     logits, labels = made(4000, 1, scale)
-    assert fit_temperature(logits, labels) == pytest.approx(scale, rel=0.06)
+    assert fit_temperature(logits, labels, criterion) == pytest.approx(scale, rel=0.06)
+
+
+@given(st.integers(2, 30), st.integers(0, 1000), st.floats(0.3, 3))
+def test_the_mean_probability_is_the_accuracy(count: int, seed: int, scale: float) -> None:
+    logits, labels = made(count, seed, scale)
+    temperature = fit_temperature(logits, labels)
+    right = (logits.argmax(axis=1) == labels).sum()
+    wanted = (right + 0.25) / (count + 1)
+    if temperature in (0.01, 100.0):
+        assert right <= count / 4  # no better than chance
+    else:
+        assert probabilities(logits, temperature).max(axis=1).mean() == pytest.approx(wanted)
 
 
 @given(st.integers(2, 30), st.integers(0, 1000), st.floats(0.3, 3))
 def test_no_temperature_of_a_grid_does_better(count: int, seed: int, scale: float) -> None:
     logits, labels = made(count, seed, scale)
-    temperature = fit_temperature(logits, labels)
+    temperature = fit_temperature(logits, labels, "likelihood")
     assert 0.01 <= temperature <= 100
     best = softened_loss(logits, labels, temperature)
     assert all(best <= softened_loss(logits, labels, other) + 1e-9 for other in np.geomspace(0.01, 100, 200))
 
 
-def test_a_model_that_is_always_right_is_not_made_sure_without_end() -> None:
+@pytest.mark.parametrize("criterion", ["accuracy", "likelihood"])
+def test_a_model_that_is_always_right_is_not_made_sure_without_end(criterion: Criterion) -> None:
     labels = np.arange(40) % 4
     logits = 10 * np.eye(4, dtype=np.float32)[labels]
-    doubt = 1 - probabilities(logits, fit_temperature(logits, labels)).max()
+    doubt = 1 - probabilities(logits, fit_temperature(logits, labels, criterion)).max()
     assert 1 / 100 < doubt < 1 / 20  # about one in forty
 
 
-def test_what_no_temperature_can_help() -> None:
+@pytest.mark.parametrize("criterion", ["accuracy", "likelihood"])
+def test_what_no_temperature_can_help(criterion: Criterion) -> None:
     labels = np.arange(40) % 4
-    assert fit_temperature(np.ones((40, 4), np.float32), labels) == 1.0
-    assert fit_temperature(-10 * np.eye(4, dtype=np.float32)[labels], labels) == 100.0  # worse than chance
+    assert fit_temperature(np.ones((40, 4), np.float32), labels, criterion) == 1.0
+    worse_than_chance = -10 * np.eye(4, dtype=np.float32)[labels]
+    assert fit_temperature(worse_than_chance, labels, criterion) == 100.0
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0.01, 0.99))
@@ -265,6 +282,7 @@ def test_what_cannot_be_calibrated() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ((None, None, None, "acuracy"), "--temperature 'acuracy' is nothing to choose it by; did you mean 'accuracy'?"),
         (("precison=0.9", None, None), "--abstain 'precison=0.9' is no target; did you mean 'precision=0.9'"),
         (("precision", None, None), "--abstain 'precision' is no target"),
         (("coverage=1.5", None, None), "--abstain coverage=1.5 is no share between 0 and 1; write 0.95 for 95 %"),
@@ -275,7 +293,7 @@ def test_what_cannot_be_calibrated() -> None:
         ((None, None, "precision=nan"), "is no share"),
     ],
 )
-def test_targets_that_are_none(given: tuple[str | None, float | None, str | None], message: str) -> None:
+def test_targets_that_are_none(given: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ConfigError) as problem:
         Wanted.parse(*given)
     assert message in str(problem.value)

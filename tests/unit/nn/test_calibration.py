@@ -34,6 +34,7 @@ FAIR = Reliability(expected_calibration_error=0.1, negative_log_likelihood=1.0)
 def calibration(temperature: float = 2.0, **rules: Any) -> Calibration:
     return Calibration(
         temperature=temperature,
+        criterion="accuracy",
         fitted_on="made up",
         num_pictures=9,
         num_rule_pictures=9,
