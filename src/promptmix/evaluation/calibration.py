@@ -21,6 +21,7 @@ from promptmix.nn.calibration import (
     LabelSetRule,
     MultiLabelRule,
     Reliability,
+    log_odds,
     presences,
     probabilities,
 )
@@ -248,7 +249,7 @@ def fit_label_sets(shares: Float[np.ndarray, "image class"], labels: Int[np.ndar
 def fit_multi_label(
     logits: Float[np.ndarray, "image class"], labels: Int[np.ndarray, "image"], temperature: float, target: Target
 ) -> MultiLabelRule:
-    """A sigmoid for all classes, and a threshold for each: a class against all others, whatever these may be on a picture.
+    """A sigmoid for all classes, and a threshold for each, which does not depend on the others'.
 
     Slope and offset make the labels most likely, each class of each picture counted by itself, with Platt's softened labels. A class
     of fewer than four pictures, and one that does not reach the precision, has the threshold of all classes together.
@@ -258,7 +259,7 @@ def fit_multi_label(
     """
     truths = np.zeros(logits.shape, dtype=bool)
     truths[np.arange(len(labels)), labels] = True
-    slope, offset = _sigmoid(logits.astype(np.float64) / temperature, truths)
+    slope, offset = _sigmoid(log_odds(logits, temperature), truths)
     each = presences(logits, temperature, slope, offset)
     shared, best = (float(values[0]) for values in _thresholds(each.reshape(-1, 1), truths.reshape(-1, 1), target.share))
     if target.share is not None and best < target.share:
@@ -278,12 +279,12 @@ def fit_multi_label(
     )
 
 
-def _sigmoid(scaled: Float[np.ndarray, "image class"], truths: Bool[np.ndarray, "image class"]) -> tuple[float, float]:
-    """Slope and offset of the most likely sigmoid of these logits."""
+def _sigmoid(odds: Float[np.ndarray, "image class"], truths: Bool[np.ndarray, "image class"]) -> tuple[float, float]:
+    """Slope and offset of the most likely sigmoid of these log odds."""
     positives = int(truths.sum())
     softened = np.where(truths, (positives + 1) / (positives + 2), 1 / (truths.size - positives + 2))
-    mean, deviation = float(scaled.mean()), float(scaled.std()) or 1.0
-    standard = (scaled - mean) / deviation
+    mean, deviation = float(odds.mean()), float(odds.std()) or 1.0
+    standard = (odds - mean) / deviation
 
     def loss(parameters: Float[np.ndarray, "2"]) -> tuple[float, Float[np.ndarray, "2"]]:
         values = parameters[0] * standard + parameters[1]

@@ -25,6 +25,7 @@ __all__ = [
     "MultiLabelRule",
     "Reliability",
     "judge",
+    "log_odds",
     "presences",
     "probabilities",
 ]
@@ -76,7 +77,9 @@ class LabelSetRule(StrictModel):
 
 
 class MultiLabelRule(StrictModel):
-    """Each class by itself: it is on the picture where ``sigmoid(slope * logit / temperature + offset)`` reaches its threshold.
+    """Each class against the rest: it is on the picture where ``sigmoid(slope * log_odds + offset)`` reaches its threshold.
+
+    Its log odds are those of its calibrated probability, ``log(p / (1 - p))``: logits alone mean different things on different pictures.
 
     Attributes:
         target: what each threshold was chosen for: the best F1, or the lowest that reaches the precision ``wanted``.
@@ -158,13 +161,26 @@ def probabilities(logits: Float[np.ndarray, "image class"], temperature: float) 
     return shares
 
 
+def log_odds(logits: Float[np.ndarray, "image class"], temperature: float) -> Float[np.ndarray, "image class"]:
+    """``log(p / (1 - p))`` of :func:`probabilities`, exact where p is all but 1, and never beyond 700."""
+    scaled = logits.astype(np.float64) / temperature
+    scaled = scaled - scaled.max(axis=1, keepdims=True)
+    powers = np.exp(scaled)
+    rest = powers.sum(axis=1, keepdims=True) - powers
+    # What is left of the sum without its largest part is lost in rounding, and is added up anew.
+    row, top = np.arange(len(scaled)), scaled.argmax(axis=1)
+    powers[row, top] = 0
+    rest[row, top] = powers.sum(axis=1)
+    odds: Float[np.ndarray, "image class"] = scaled - np.log(np.maximum(rest, 1e-300))
+    return odds
+
+
 def presences(
     logits: Float[np.ndarray, "image class"], temperature: float, slope: float, offset: float
 ) -> Float[np.ndarray, "image class"]:
-    """``sigmoid(slope * logits / temperature + offset)``, in double precision."""
-    scaled = slope * (logits.astype(np.float64) / temperature) + offset
-    shares: Float[np.ndarray, "image class"] = 0.5 * (1 + np.tanh(scaled / 2))  # no overflow, however large the logit
-    return shares
+    """``sigmoid(slope * log_odds + offset)``, in double precision."""
+    shares: Float[np.ndarray, "image class"] = 0.5 * (1 + np.tanh((slope * log_odds(logits, temperature) + offset) / 2))
+    return shares  # by the hyperbolic tangent nothing overflows
 
 
 def judge(logits: Float[np.ndarray, "image class"], calibration: Calibration) -> Judged:

@@ -29,10 +29,8 @@ def calibration(minimum: float = 0.45) -> Calibration:
             target="coverage", wanted=0.5, confidence=None, minimum_probability=minimum, coverage=0.5, precision=0.5
         ),
         label_sets=LabelSetRule(coverage=0.5, minimum_probability=0.3, mean_size=1.0),
-        # A slope of 1 and no offset: a class is present where its logit, divided by the temperature, is above log(0.3).
-        multi_label=MultiLabelRule(
-            target="f1", wanted=None, slope=1.0, offset=0.0, thresholds=(0.3 / 1.3,) * 3, shared_threshold=0.5
-        ),
+        # With a slope of 1 and no offset it is the calibrated probability itself.
+        multi_label=MultiLabelRule(target="f1", wanted=None, slope=1.0, offset=0.0, thresholds=(0.3,) * 3, shared_threshold=0.5),
     )
 
 

@@ -23,6 +23,7 @@ from promptmix.nn.calibration import (
     MultiLabelRule,
     Reliability,
     judge,
+    log_odds,
     presences,
     probabilities,
 )
@@ -72,7 +73,10 @@ def test_what_is_said_is_what_loops_say(logits: np.ndarray, temperature: float) 
         own = said.probabilities[row].tolist()
         assert said.abstained[row] == (max(own) < 0.6)
         assert said.label_sets[row].tolist() == [share >= 0.25 or share == max(own) for share in own]
-        each = [1 / (1 + math.exp(-max(-700.0, 0.5 * value - 1))) for value in scaled]
+        gaps = [[other - value for place, other in enumerate(scaled) if place != own] for own, value in enumerate(scaled)]
+        # The odds against a class are the sum of exp(other logit - its logit) over the others.
+        against = [max(others) + math.log(sum(math.exp(one - max(others)) for one in others)) for others in gaps]
+        each = [1 / (1 + math.exp(min(700.0, 0.5 * value + 1))) for value in against]
         assert said.presences[row] == pytest.approx(each, abs=1e-12)
         assert said.present[row].tolist() == (said.presences[row] >= np.array([0.3, 0.5, 0.7])).tolist()
 
@@ -93,6 +97,15 @@ def test_a_temperature_changes_no_ranking_and_a_picture_no_other() -> None:
         assert shares.sum(axis=1) == pytest.approx(np.ones(50))
         assert np.array_equal(probabilities(logits[3:4], temperature), shares[3:4])
     assert np.isfinite(presences(1e30 * logits, 0.01, 3.0, 2.0)).all()
+
+
+@given(LOGITS)
+def test_log_odds_are_those_of_the_probabilities(logits: np.ndarray) -> None:
+    shares = probabilities(logits, 3.0)
+    odds = log_odds(logits, 3.0)
+    assert np.isfinite(odds).all()
+    known = (shares > 1e-290) & (shares < 0.999999)
+    assert odds[known] == pytest.approx(np.log(shares[known] / (1 - shares[known])), rel=1e-6, abs=1e-6)
 
 
 def test_a_set_is_never_empty() -> None:
