@@ -161,9 +161,9 @@ def tell(calibration: Calibration, measured: MeasuredAnswers | None = None) -> N
             f"label sets of all classes from {percent(sets.minimum_probability)} on, to hold the true class {percent(sets.coverage)} of the"
             f" time: {sets.mean_size:.2f} classes in a set"
         )
-    if calibration.cross_fitted and (calibration.abstain or calibration.label_sets):
+    if (rule is not None or sets is not None) and not calibration.held_apart:
         print(
-            "note: fitted across folds: what is promised of new pictures holds nearly, not by proof; docs/calibration.md says why"
+            "note: fitted on the shots, left out in turn: what is promised of new pictures holds nearly, not by proof (docs/calibration.md)"
         )
     if measured is None:
         return

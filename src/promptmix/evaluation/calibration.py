@@ -90,6 +90,7 @@ def fit_calibration(
         num_pictures=int(for_temperature.sum()),
         num_rule_pictures=int(for_rules.sum()),
         cross_fitted=cross_fitted,
+        held_apart=rules_on is not None and not cross_fitted,
         before=_headline(before),
         after=_headline(reliability_of(logits[for_temperature], labels[for_temperature], class_names, temperature)),
         abstain=abstain,
@@ -142,7 +143,7 @@ def fit_temperature(
         """How far 1/T is above the solution: below 0, 0 or above 0."""
         shares = probabilities(relative, math.exp(-log_factor))
         if criterion == "accuracy":
-            return float(shares.max(axis=1).mean()) - wanted
+            return float(shares.max(axis=1).mean() - wanted)
         expected = (shares * relative).sum(axis=1)
         return float((expected - true).sum() + (expected - mean).mean())
 

@@ -103,6 +103,8 @@ class Calibration(StrictModel):
             chosen by.
         fitted_on: the pictures, for people. ``num_pictures`` of them; of the rules' alone ``num_rule_pictures``.
         cross_fitted: whether each was judged by a model that had learnt from the others, and not by this model itself.
+        held_apart: whether the rules for abstaining and for label sets were fitted on other pictures than the temperature, and on this
+            very model: then what they promise is proved, for new pictures that are exchangeable with these.
         before, after: on the very pictures that the temperature was fitted on, without and with it.
         abstain, label_sets, multi_label: the rules that were asked for.
     """
@@ -114,6 +116,7 @@ class Calibration(StrictModel):
     num_pictures: int = Field(ge=1)
     num_rule_pictures: int = Field(ge=1)
     cross_fitted: bool
+    held_apart: bool
     before: Reliability
     after: Reliability
     abstain: AbstainRule | None = None

@@ -23,6 +23,7 @@ def calibration(minimum: float = 0.45) -> Calibration:
         num_pictures=4,
         num_rule_pictures=4,
         cross_fitted=False,
+        held_apart=False,
         before=FAIR,
         after=FAIR,
         abstain=AbstainRule(

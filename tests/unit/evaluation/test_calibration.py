@@ -247,7 +247,7 @@ def test_a_whole_calibration() -> None:
     fitted = fit_calibration(logits, labels, NAMES, wanted, fitted_on="made", cross_fitted=True)
     assert fitted.after.negative_log_likelihood < fitted.before.negative_log_likelihood
     assert fitted.after.expected_calibration_error < 0.5 * fitted.before.expected_calibration_error
-    assert (fitted.num_pictures, fitted.num_rule_pictures) == (400, 400)
+    assert (fitted.num_pictures, fitted.num_rule_pictures, fitted.held_apart) == (400, 400, False)
     said = judge(logits, fitted)
     assert said.label_sets is not None and fitted.abstain is not None and fitted.label_sets is not None
     # What stands in it is what using it gives, to the bit.
@@ -261,7 +261,7 @@ def test_rules_may_be_fitted_on_other_pictures_than_the_temperature() -> None:
     half = np.arange(400) % 2 == 1
     wanted = Wanted.parse("coverage=0.8", 0.9)
     both = fit_calibration(logits, labels, NAMES, wanted, fitted_on="made", cross_fitted=False, rules_on=half)
-    assert (both.num_pictures, both.num_rule_pictures) == (200, 200)
+    assert (both.num_pictures, both.num_rule_pictures, both.held_apart) == (200, 200, True)
     assert both.temperature == fit_temperature(logits[~half], labels[~half])
     assert both.label_sets == fit_label_sets(probabilities(logits[half], both.temperature), labels[half], 0.9)
 

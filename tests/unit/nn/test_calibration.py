@@ -40,6 +40,7 @@ def calibration(temperature: float = 2.0, **rules: Any) -> Calibration:
         num_pictures=9,
         num_rule_pictures=9,
         cross_fitted=False,
+        held_apart=False,
         before=FAIR,
         after=FAIR,
         **rules,
