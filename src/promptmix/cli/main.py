@@ -42,6 +42,10 @@ LabelColumn = Annotated[str | None, typer.Option(help="Column of a table or data
 Classes = Annotated[
     Path | None, typer.Option("--classes", help="File with the classes in their order, a line each, or YAML 'label: name'.")
 ]
+Abstain = Annotated[
+    str | None, typer.Option(help="When to answer 'none of these': precision=0.95 (of the answers) or coverage=0.9 (answered).")
+]
+LabelSets = Annotated[float | None, typer.Option(help="Label sets that hold the true class so often, such as 0.9.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read, and say which.")]
 
 
@@ -96,6 +100,11 @@ def train(
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any option: method.top_k=3, recipe.rate=0.01.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run; where there is none, start one.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away the run that is there.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Calibrate the probabilities on left-out shots; takes five more short trainings.")
+    ] = False,
+    abstain: Abstain = None,
+    label_sets: LabelSets = None,
     skip_bad: SkipBad = False,
     device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or mps.")] = None,
     precision: Annotated[
@@ -131,6 +140,9 @@ def train(
         settings=settings or [],
         resume=resume,
         overwrite=overwrite,
+        calibrate=calibrate,
+        abstain=abstain,
+        label_sets=label_sets,
         skip_bad=skip_bad,
         device=device,
         precision=precision,
@@ -166,6 +178,64 @@ def evaluate(
     )
 
 
+@app.command(epilog="Example: promptmix calibrate run --abstain precision=0.95 --label-sets 0.9")
+@guarded
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Model or run folder.")],
+    source: Annotated[
+        str | None,
+        typer.Argument(help="Labelled pictures it did not learn from; without them the left-out shots of train --calibrate."),
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="train, val or test of a source that has parts; val where there is one, else test.")
+    ] = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    classes: Classes = None,
+    abstain: Abstain = None,
+    label_sets: LabelSets = None,
+    multi_label: Annotated[
+        str | None, typer.Option(help="What thresholds of single classes are chosen for: f1 (the default) or precision=0.9.")
+    ] = None,
+    temperature: Annotated[
+        str, typer.Option(help="accuracy: the mean probability is the accuracy; likelihood: the labels are most likely.")
+    ] = "accuracy",
+    remove: Annotated[bool, typer.Option("--remove", help="Forget the calibration.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the halves of SOURCE.")] = 1,
+    backbone: BackboneOption = None,
+    skip_bad: SkipBad = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    cache: Cache = True,
+    json_output: Json = False,
+) -> None:
+    """Fit probabilities one can trust, 'none of these' and label sets, and store them in the model."""
+    if remove and (source or part or abstain or label_sets or multi_label):
+        raise typer.BadParameter("--remove forgets the calibration, and fits none; give it alone")
+    from promptmix.cli import calibrate as verb
+
+    verb.calibrate(
+        folder=model,
+        source=source,
+        part=part,
+        image_column=image_column,
+        label_column=label_column,
+        classes=classes,
+        abstain=abstain,
+        label_sets=label_sets,
+        multi_label=multi_label,
+        temperature=temperature,
+        remove=remove,
+        seed=seed,
+        backbone=backbone,
+        skip_bad=skip_bad,
+        device=device,
+        precision=precision,
+        cache=cache,
+        json_output=json_output,
+    )
+
+
 @app.command(epilog="Example: promptmix predict model new/*.jpg --csv")
 @guarded
 def predict(
@@ -174,6 +244,9 @@ def predict(
     image_column: ImageColumn = None,
     csv_output: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
     top: Annotated[int, typer.Option(min=1, help="Classes to list in JSON.")] = 5,
+    multi_label: Annotated[
+        bool, typer.Option("--multi-label", help="Say all classes that are on a picture, each by itself, perhaps none.")
+    ] = False,
     backbone: BackboneOption = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -238,7 +311,9 @@ def predict(
         raise typer.BadParameter("stdout is either --csv or --json; give one of them")
     from promptmix.cli import predict as verb
 
-    verb.predict(model, sources, image_column, csv_output, top, backbone, device, precision, cache is not False, json_output)
+    verb.predict(
+        model, sources, image_column, csv_output, top, multi_label, backbone, device, precision, cache is not False, json_output
+    )
 
 
 @app.command(epilog="Example: promptmix info bundled")

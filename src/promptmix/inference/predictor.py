@@ -141,7 +141,9 @@ class Predictor:
         for batch in iter_features(self.backbone, pictures, cache=self._cache, skip_bad=skip_bad, threads=threads, steady=steady):
             features = batch.features[:, 0]
             yield PredictedBatch(
-                predictions=predict_features(self.classifier, model.class_names, model.expert_names, features, top=top),
+                predictions=predict_features(
+                    self.classifier, model.class_names, model.expert_names, features, top, model.calibration
+                ),
                 pictures=batch.pictures,
                 kept=batch.kept,
                 bad=batch.bad,
@@ -149,7 +151,7 @@ class Predictor:
             )
 
     def logits(self, pictures: Sequence[PictureSource]) -> Float[Tensor, "image class"]:
-        """Class logits, on the CPU; every picture must be readable."""
+        """Class logits before any calibration, on the CPU; every picture must be readable."""
         batches = iter_features(self.backbone, pictures, cache=self._cache)
         with torch.no_grad():
             return torch.cat([self.classifier.logits(batch.features[:, 0]) for batch in batches])
@@ -188,7 +190,8 @@ def backbone_of(
 def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbone) -> SavedModel:
     """The same model with more classes, known by name alone; nothing is retrained.
 
-    A class it was trained on, and that was removed, comes back as it was: under the name it had, with its remembered pictures.
+    A class it was trained on, and that was removed, comes back as it was: under the name it had, with its remembered pictures. Of a
+    calibration stays what :meth:`~promptmix.nn.calibration.Calibration.with_classes` keeps.
 
     Raises:
         ConfigError: the method cannot know a class it was not trained on; the message gives the reason.
@@ -207,11 +210,12 @@ def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbon
         model.trained_class_names[trained[class_key(name)]] if class_key(name) in trained else name for name in new_names
     )
     names = (*model.class_names, *new_names)
+    places = [*range(len(model.class_names)), *[None] * len(new_names)]
+    calibration = None if model.calibration is None else model.calibration.with_classes(places)
     if model.classifier is None:
         method.classifier_for(new_names)  # whether it knows them
-        return dataclasses.replace(model, class_names=names)
+        return dataclasses.replace(model, class_names=names, calibration=calibration)
     features = torch.cat([model.classifier.class_features, method.encode_classes(new_names).cpu()], dim=1)
-    places = [*range(len(model.class_names)), *[None] * len(new_names)]
     classifier = model.classifier.with_classes(features, places)
     if classifier.memory is not None and not set(new_names).isdisjoint(model.trained_class_names):
         whole = method.classifier()
@@ -220,7 +224,7 @@ def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbon
         assert memory is not None
         remembered = memory.of_classes([trained.get(class_key(name)) for name in names], whole.num_classes)
         classifier = dataclasses.replace(classifier, memory=remembered)
-    return dataclasses.replace(model, class_names=names, classifier=classifier)
+    return dataclasses.replace(model, class_names=names, classifier=classifier, calibration=calibration)
 
 
 def remove_classes(model: SavedModel, class_names: Sequence[str]) -> SavedModel:
@@ -243,11 +247,12 @@ def remove_classes(model: SavedModel, class_names: Sequence[str]) -> SavedModel:
     if len(kept) < 2:
         raise ConfigError(f"{len(kept)} class would be left; a model needs at least two")
     names = tuple(model.class_names[index] for index in kept)
+    calibration = None if model.calibration is None else model.calibration.with_classes(kept)
     if model.classifier is None:
-        return dataclasses.replace(model, class_names=names)
+        return dataclasses.replace(model, class_names=names, calibration=calibration)
     if model.classifier.class_bias is not None:
         raise ConfigError(f"a model of method {model.method} has its classes fixed by training; train again without them")
-    return dataclasses.replace(model, class_names=names, classifier=model.classifier.select(kept))
+    return dataclasses.replace(model, class_names=names, classifier=model.classifier.select(kept), calibration=calibration)
 
 
 def _check_list(class_names: Sequence[str]) -> None:
