@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import promptmix
+from promptmix.data.class_words import ClassWords
 from promptmix.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from promptmix.methods.registry import method_class
 from promptmix.nn.calibration import Calibration
@@ -62,6 +63,7 @@ class SavedModel:
         expert_names: how people see the experts.
         training: what is worth knowing of its training: data, shots, seed, metrics, notes.
         calibration: what makes probabilities of its logits; None: the plain softmax does.
+        class_words: by class name the words of the classes that were given more than a name.
     """
 
     method: str
@@ -76,6 +78,7 @@ class SavedModel:
     learnt: Mapping[str, Tensor]
     training: Mapping[str, Any]
     calibration: Calibration | None = None
+    class_words: Mapping[str, ClassWords] = dataclasses.field(default_factory=dict)
 
 
 def refuse_overwrite(folder: Path, overwrite: bool, kind: Literal["model", "run"] = "model") -> None:
@@ -175,6 +178,8 @@ def write_classes(folder: Path, model: SavedModel) -> None:
     }
     if model.calibration is not None:
         metadata["calibration"] = model.calibration.model_dump_json()
+    if model.class_words:
+        metadata["class_words"] = json.dumps([words.model_dump() for words in model.class_words.values()], ensure_ascii=False)
     metadata["checksum"] = _header_checksum(tensors, metadata)
     write_tensors(folder / "class_features.safetensors", tensors, metadata)
 
@@ -229,13 +234,23 @@ def read_model(folder: Path) -> SavedModel:
         learnt=learnt,
         training=config["training"],
         calibration=_read_calibration(path, metadata, len(class_names)),
+        class_words=_read_class_words(path, metadata),
     )
 
 
 def _header_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Over all that the file of the classes says; a promptmix that does not know calibrations refuses a file with one by it."""
     calibration = [metadata["calibration"]] if "calibration" in metadata else []
-    return short_hash(tensors_checksum(tensors), metadata.get("class_names", ""), *calibration)
+    words = ["class_words", metadata["class_words"]] if "class_words" in metadata else []
+    return short_hash(tensors_checksum(tensors), metadata.get("class_names", ""), *calibration, *words)
+
+
+def _read_class_words(path: Path, metadata: Mapping[str, str]) -> dict[str, ClassWords]:
+    try:
+        every = [ClassWords.model_validate_json(json.dumps(words)) for words in json.loads(metadata.get("class_words", "[]"))]
+    except (ValueError, TypeError) as problem:
+        raise CheckpointError(f"{path} has words of classes that this promptmix cannot read: update it, or add them again") from problem
+    return {words.name: words for words in every}
 
 
 def _read_calibration(path: Path, metadata: Mapping[str, str], num_classes: int) -> Calibration | None:

@@ -27,7 +27,16 @@ from promptmix.methods.registry import build_method, method_class
 from promptmix.model_folder import SavedModel, read_model
 from promptmix.nn.classifier import AnyClassifier, Classifier
 
-__all__ = ["PredictedBatch", "PredictedPictures", "Predictor", "add_classes", "backbone_of", "needs_text", "remove_classes"]
+__all__ = [
+    "PredictedBatch",
+    "PredictedPictures",
+    "Predictor",
+    "add_classes",
+    "backbone_of",
+    "method_of",
+    "needs_text",
+    "remove_classes",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +88,7 @@ class Predictor:
         self.model, self._cache = model, cache
         self.backbone = method_class(model.method).tuned_backbone(backbone, model.options, model.learnt)
         self.classifier: AnyClassifier = (
-            _method_of(model, backbone).classifier_for(model.class_names) if model.classifier is None else model.classifier
+            method_of(model, backbone).classifier_for(model.class_names) if model.classifier is None else model.classifier
         )
 
     @staticmethod
@@ -162,7 +171,7 @@ def needs_text(model: SavedModel) -> bool:
     return method_class(model.method).needs_text_to_predict
 
 
-def _method_of(model: SavedModel, backbone: Backbone) -> Method:
+def method_of(model: SavedModel, backbone: Backbone) -> Method:
     """The method of a saved model as it was after its training."""
     method = build_method(
         model.method, model.options, backbone, model.trained_class_names, more_class_names=model.more_class_names
@@ -203,7 +212,7 @@ def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbon
     _check_backbone(model, backbone)
     if not new_names:
         raise ConfigError("no class name was given to add")
-    method = _method_of(model, backbone)
+    method = method_of(model, backbone)
     trained = {class_key(name): place for place, name in enumerate(model.trained_class_names)}
     # The names that were there stay as they are: a person's labels may have "_" where a prompt has a space.
     new_names = tuple(
@@ -248,6 +257,7 @@ def remove_classes(model: SavedModel, class_names: Sequence[str]) -> SavedModel:
         raise ConfigError(f"{len(kept)} class would be left; a model needs at least two")
     names = tuple(model.class_names[index] for index in kept)
     calibration = None if model.calibration is None else model.calibration.with_classes(kept)
+    model = dataclasses.replace(model, class_words={name: words for name, words in model.class_words.items() if name in names})
     if model.classifier is None:
         return dataclasses.replace(model, class_names=names, calibration=calibration)
     if model.classifier.class_bias is not None:
