@@ -249,7 +249,9 @@ def _read_class_words(path: Path, metadata: Mapping[str, str]) -> dict[str, Clas
     try:
         every = [ClassWords.model_validate_json(json.dumps(words)) for words in json.loads(metadata.get("class_words", "[]"))]
     except (ValueError, TypeError) as problem:
-        raise CheckpointError(f"{path} has words of classes that this promptmix cannot read: update it, or add them again") from problem
+        raise CheckpointError(
+            f"{path} has words of classes that this promptmix cannot read: update it, or add them again"
+        ) from problem
     return {words.name: words for words in every}
 
 

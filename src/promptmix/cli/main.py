@@ -46,6 +46,8 @@ Abstain = Annotated[
     str | None, typer.Option(help="When to answer 'none of these': precision=0.95 (of the answers) or coverage=0.9 (answered).")
 ]
 LabelSets = Annotated[float | None, typer.Option(help="Label sets that hold the true class so often, such as 0.9.")]
+Synonyms = Annotated[list[str] | None, typer.Option("--synonym", help="Another name for the class; repeatable.")]
+Description = Annotated[str | None, typer.Option(help="What follows the name in the prompts, after a comma.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read, and say which.")]
 
 
@@ -316,6 +318,46 @@ def predict(
     )
 
 
+@app.command(epilog="Example: promptmix serve model --port 8000")
+@guarded
+def serve(
+    models: Annotated[list[str], typer.Argument(help="Model or run folders; name=folder gives one a name.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    engine: Annotated[str, typer.Option(help="What runs the model: torch.")] = "torch",
+    backbone: BackboneOption = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    allow_class_changes: Annotated[
+        bool, typer.Option("--allow-class-changes", help="Let those with the token in PROMPTMIX_SERVE_TOKEN change classes.")
+    ] = False,
+    max_batch: Annotated[int, typer.Option(min=1, help="Pictures the model is shown at once.")] = 32,
+    max_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a batch waits for more pictures.")] = 5.0,
+    max_queue: Annotated[int, typer.Option(min=1, help="Pictures accepted and not yet answered; more get 429.")] = 256,
+    time_limit: Annotated[float, typer.Option(help="Seconds for a request.")] = 30.0,
+    stop_limit: Annotated[float, typer.Option(help="Seconds to answer what was accepted when told to stop.")] = 20.0,
+    max_request_bytes: Annotated[int, typer.Option(min=1, help="Of a request's body.")] = 33_554_432,
+    max_picture_bytes: Annotated[int, typer.Option(min=1, help="Of a picture's file.")] = 16_777_216,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture.")] = 40_000_000,
+    max_pictures: Annotated[int, typer.Option(min=1, help="In a request.")] = 32,
+) -> None:
+    """Answer over HTTP, with a page to try it in a browser."""
+    from promptmix.cli import serve as verb
+
+    limits = {
+        "max_batch": max_batch,
+        "max_wait": max_wait,
+        "max_queue": max_queue,
+        "time_limit": time_limit,
+        "stop_limit": stop_limit,
+        "max_request_bytes": max_request_bytes,
+        "max_picture_bytes": max_picture_bytes,
+        "max_pixels": max_pixels,
+        "max_pictures": max_pictures,
+    }
+    verb.serve(models, host, port, engine, backbone, device, precision, allow_class_changes, limits)
+
+
 @app.command(epilog="Example: promptmix info bundled")
 @guarded
 def info(
@@ -342,12 +384,32 @@ def classes_list(model: Annotated[Path, typer.Argument(help="Model or run folder
 def classes_add(
     model: Annotated[Path, typer.Argument(help="Model or run folder.")],
     names: Annotated[list[str], typer.Argument(help="Class names.")],
+    synonyms: Synonyms = None,
+    description: Description = None,
     backbone: BackboneOption = None,
 ) -> None:
     """Add classes by name."""
+    if (synonyms or description) and len(names) > 1:
+        raise typer.BadParameter("--synonym and --description are of one class; add the classes one by one")
     from promptmix.cli import classes as verb
 
-    verb.add(model, names, backbone)
+    verb.add(model, names, synonyms or [], description, backbone)
+
+
+@classes_app.command("rename", epilog="Example: promptmix classes rename model cat 'house cat'")
+@guarded
+def classes_rename(
+    model: Annotated[Path, typer.Argument(help="Model or run folder.")],
+    old: Annotated[str, typer.Argument(help="The class as it is called now.")],
+    new: Annotated[str, typer.Argument(help="Its new name.")],
+    synonyms: Synonyms = None,
+    description: Description = None,
+    backbone: BackboneOption = None,
+) -> None:
+    """Give a class another name; what is known of it by name is made anew."""
+    from promptmix.cli import classes as verb
+
+    verb.rename(model, old, new, synonyms or [], description, backbone)
 
 
 @classes_app.command("remove", epilog="Example: promptmix classes remove model okapi")

@@ -29,9 +29,7 @@ def add_worded_classes(model: SavedModel, classes: Sequence[ClassWords], backbon
     """
     first = len(model.class_names)
     added = add_classes(model, [words.name for words in classes], backbone)
-    named = [
-        words.model_copy(update={"name": name}) for words, name in zip(classes, added.class_names[first:], strict=True)
-    ]
+    named = [words.model_copy(update={"name": name}) for words, name in zip(classes, added.class_names[first:], strict=True)]
     known = {name: words for name, words in model.class_words.items() if name in model.class_names}
     known |= {words.name: words for words in named if not words.is_plain}
     places = [first + place for place, words in enumerate(named) if not words.is_plain]
@@ -105,4 +103,6 @@ def _worded_features(
 
 def _refuse_moving_features(model: SavedModel, what: str) -> None:
     if model.classifier is None:
-        raise ConfigError(f"class features of method {model.method} depend on the picture, which leaves no room for {what}; give names")
+        raise ConfigError(
+            f"class features of method {model.method} depend on the picture, which leaves no room for {what}; give names"
+        )

@@ -19,9 +19,15 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         one = {"registry": self._registry}
-        self.requests = Counter("promptmix_requests", "Requests by route, method and status.", ["route", "method", "status"], **one)
+        self.requests = Counter(
+            "promptmix_requests", "Requests by route, method and status.", ["route", "method", "status"], **one
+        )
         self.seconds = Histogram(
-            "promptmix_request_seconds", "From the head of a request to the end of its answer.", ["route"], buckets=_SECONDS, **one
+            "promptmix_request_seconds",
+            "From the head of a request to the end of its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            **one,
         )
         self.batch_pictures = Histogram(
             "promptmix_batch_pictures", "Pictures in a batch of the model.", ["model"], buckets=_PICTURES, **one
@@ -32,7 +38,9 @@ class Metrics:
         self.queue = Gauge("promptmix_queue_pictures", "Pictures accepted and not yet answered.", ["model"], **one)
         self.classes = Gauge("promptmix_classes", "Classes that the model tells apart.", ["model"], **one)
         self.version = Gauge("promptmix_model_info", "1, with the version that answers.", ["model", "version"], **one)
-        self.reloads = Counter("promptmix_reloads", "Changed model folders, by whether they could be read.", ["model", "result"], **one)
+        self.reloads = Counter(
+            "promptmix_reloads", "Changed model folders, by whether they could be read.", ["model", "result"], **one
+        )
 
     def text(self) -> bytes:
         """All of it as Prometheus reads it."""

@@ -148,10 +148,12 @@ class ServedModel:
         Raises:
             ConfigError, DataError, CheckpointError: the change is not possible; then nothing has changed.
         """
+        # Shielded: whoever asked may go, but what is written is also answered with.
+        return await asyncio.shield(asyncio.get_running_loop().create_task(self._change_alone(change)))
+
+    async def _change_alone(self, change: Callable[[SavedModel, Callable[[], Backbone]], SavedModel]) -> LoadedModel:
         async with self._lock:
-            # Shielded: whoever asked may go, but what is written is also answered with.
-            work = asyncio.ensure_future(asyncio.to_thread(self._change, change))
-            self.current = await asyncio.shield(work)
+            self.current = await asyncio.to_thread(self._change, change)
             return self.current
 
     def _change(self, change: Callable[[SavedModel, Callable[[], Backbone]], SavedModel]) -> LoadedModel:
@@ -163,15 +165,12 @@ class ServedModel:
 
     def _load(self) -> LoadedModel:
         folder = model_path(self._folder)
-        for _ in range(3):
-            state = self._state()
-            model = read_model(folder)
-            engine = self._loader.load(model, folder)
-            content = [(folder / name).read_bytes() for name in ("config.json", "class_features.safetensors")]
-            if state is not None and state == self._state():
-                break
-        else:
-            raise CheckpointError(f"{folder} changes while it is read; try again when it is still")
+        state = self._state()
+        model = read_model(folder)
+        content = [(folder / name).read_bytes() for name in ("config.json", "class_features.safetensors")]
+        if state is None or state != self._state():
+            raise CheckpointError(f"{folder} changed while it was read; try again when it is still")
+        engine = self._loader.load(model, folder)
         self._count += 1
         self._failed = None
         return LoadedModel(

@@ -204,7 +204,9 @@ def _from_base64(place: int, text: str, settings: Settings) -> SentPicture:
 
 
 def _too_many(settings: Settings) -> Problem:
-    return Problem(413, "too-many-pictures", f"there are more than {settings.max_pictures} pictures; send them in several requests")
+    return Problem(
+        413, "too-many-pictures", f"there are more than {settings.max_pictures} pictures; send them in several requests"
+    )
 
 
 def _too_large(place: int, settings: Settings) -> Problem:
