@@ -10,10 +10,10 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+from tests.serving.conftest import NAMES, Services, client_of
 
 from promptmix.inference.predictor import Predictor
 from promptmix.serving.answers import ClassList, Embedded, ModelList, PredictedPicture
-from tests.serving.conftest import NAMES, Services, client_of
 
 
 def encoded(content: bytes) -> str:
@@ -127,7 +127,9 @@ def test_the_description_has_every_page_with_its_errors(service: Services) -> No
             wanted = {"/v1/predict", "/v1/embed", "/v1/classes", "/v1/models", "/healthz", "/readyz", "/metrics"}
             assert set(paths) == wanted
             assert set(paths["/v1/classes"]) == {"get", "post", "patch", "delete"}
-            assert {"200", "400", "404", "413", "415", "422", "429", "500", "503"} == set(paths["/v1/predict"]["post"]["responses"])
+            assert {"200", "400", "404", "413", "415", "422", "429", "500", "503"} == set(
+                paths["/v1/predict"]["post"]["responses"]
+            )
             for routes in paths.values():
                 for route in routes.values():
                     for status, response in route["responses"].items():

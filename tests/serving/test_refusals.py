@@ -10,7 +10,6 @@ import zlib
 
 import pytest
 from PIL import Image
-
 from tests.serving.conftest import TOKEN, HeldEngine, Services, client_of, is_problem
 
 FORM = {"content-type": "multipart/form-data; boundary=x"}
@@ -21,7 +20,9 @@ def claims_to_be(width: int, height: int) -> bytes:
     """A PNG whose header promises more than there is."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + b"\0\0\0\0IDAT" + b"\0" * 8
+    return (
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + b"\0\0\0\0IDAT" + b"\0" * 8
+    )
 
 
 def part(content: bytes, head: str = 'form-data; name="picture"; filename="a.png"') -> bytes:
@@ -70,9 +71,7 @@ def engine(trained: object) -> HeldEngine:
 
 
 def test_every_malformed_body_is_a_problem(service: Services, engine: HeldEngine, pictures: list[bytes]) -> None:
-    made = service(
-        engine, max_pictures=3, max_picture_bytes=60_000, max_request_bytes=200_000, max_pixels=1_000_000
-    )
+    made = service(engine, max_pictures=3, max_picture_bytes=60_000, max_request_bytes=200_000, max_pixels=1_000_000)
 
     async def ask() -> None:
         async with client_of(made) as client:
