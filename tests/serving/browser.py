@@ -110,7 +110,8 @@ def browser(folder: Path) -> Iterator[Page]:
 
     command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     command += ["--remote-debugging-pipe", f"--user-data-dir={folder}", "--disable-background-networking"]
-    process = subprocess.Popen(command, close_fds=False, preexec_fn=placed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, close_fds=False, preexec_fn=placed, **quiet)  # noqa: PLW1509 - no other way to 3 and 4
     for end in (its_input, its_output, high_input, high_output):
         os.close(end)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ class EngineOutput:
         return EngineOutput(logits=self.logits[first:end], expert_weights=self.expert_weights[first:end], features=features)
 
 
+@runtime_checkable
 class Engine(Protocol):
     """A model that is ready to predict; ``run`` is called from one thread at a time.
 

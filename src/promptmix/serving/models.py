@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from promptmix.backbones.base import Backbone
 from promptmix.data.class_words import ClassWords
@@ -27,6 +27,7 @@ _FILES = ("config.json", "model.safetensors", "class_features.safetensors")
 _FolderState = tuple[tuple[int, int, int], ...]
 
 
+@runtime_checkable
 class EngineLoader(Protocol):
     """Makes engines of model folders; called from one thread at a time for each model."""
 
