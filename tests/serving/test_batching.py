@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, MutableMapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +13,9 @@ from tests.serving.conftest import HeldEngine, Services, client_of, is_problem
 from promptmix.backbones.configs import PreprocessConfig
 from promptmix.backbones.registry import load_backbone
 from promptmix.features.reading import View
+from promptmix.serving.app import create_app
 from promptmix.serving.batching import Batcher, Versioned
 from promptmix.serving.problems import Problem
-
-Result = TypeVar("Result")
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +88,9 @@ def test_there_is_room_for_so_many_only(engine: HeldEngine) -> None:
             assert int(full.value.headers["Retry-After"]) >= 1
             with batcher.room(1):
                 assert batcher.accepted == 3
+            with pytest.raises(Problem) as never, batcher.room(4):
+                pass
+            assert never.value.status == 413
         assert batcher.accepted == 0
         await batcher.stop()
         with pytest.raises(Problem) as stopping, batcher.room(1):
@@ -227,5 +229,47 @@ def test_who_waits_too_long_is_told(service: Services, engine: HeldEngine, pictu
             engine.go.set()
             await until(lambda: next(iter(made.models.values())).batcher.accepted == 0)
             assert (await client.post("/v1/predict", files={"picture": pictures[0]})).status_code == 200
+
+    asyncio.run(work())
+
+
+def test_whoever_hangs_up_leaves_the_queue(service: Services, engine: HeldEngine, pictures: list[bytes]) -> None:
+    async def work() -> None:
+        made = service(engine, max_batch=1)
+        batcher = next(iter(made.models.values())).batcher
+        async with client_of(made) as client:
+            engine.go.clear()
+            first = asyncio.ensure_future(client.post("/v1/predict", files={"picture": pictures[0]}))
+            await until(engine.began.is_set)
+            built = client.build_request("POST", "/v1/predict", files={"picture": pictures[1]})
+            scope = {
+                "type": "http",
+                "method": "POST",
+                "path": "/v1/predict",
+                "query_string": b"",
+                "headers": [(name.lower(), value) for name, value in built.headers.raw],
+            }
+            messages = [{"type": "http.request", "body": built.read(), "more_body": False}]
+            hung_up = asyncio.Event()
+            sent: list[MutableMapping[str, Any]] = []
+
+            async def receive() -> MutableMapping[str, Any]:
+                if messages:
+                    return messages.pop()
+                await hung_up.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message: MutableMapping[str, Any]) -> None:
+                sent.append(message)
+
+            second = asyncio.ensure_future(create_app(made)(scope, receive, send))
+            await until(lambda: batcher.accepted == 2)
+            hung_up.set()
+            await second
+            assert batcher.accepted == 1
+            engine.go.set()
+            assert (await first).status_code == 200
+            assert engine.sizes == [1]
+            assert sent[0]["status"] == 400
 
     asyncio.run(work())

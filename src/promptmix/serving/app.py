@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hmac
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ from promptmix.serving.answers import (
     ClassList,
     Embedded,
     ModelList,
+    NewClass,
     NewClasses,
     NewName,
     Predicted,
@@ -166,7 +167,8 @@ def _describe_problems(app: FastAPI) -> None:
     """Put the problem's body into the description, and take out the framework's own, which is never sent."""
     described = app.openapi()
     schemas = described.setdefault("components", {}).setdefault("schemas", {})
-    schemas["ProblemBody"] = ProblemBody.model_json_schema()
+    for described_by_hand in (ProblemBody, NewClass):
+        schemas[described_by_hand.__name__] = described_by_hand.model_json_schema()
     for kind in ("HTTPValidationError", "ValidationError"):
         schemas.pop(kind, None)
     app.openapi_schema = described
@@ -193,18 +195,41 @@ async def _answered(request: Request, model: ServedModel) -> tuple[list[SentPict
     settings = service.settings
     try:
         async with asyncio.timeout(settings.time_limit):
-            content = await service.bodies.read(request)
-            pictures = await pictures_of(request, content, settings)
-            del content
-            with model.batcher.room(len(pictures)):
-                made_for = model.current
-                views = await make_views(pictures, made_for.engine.preprocess, settings.max_pixels, service.decoders)
-                answered = await model.batcher.answer(views, made_for)
+            async with service.bodies.body_of(request) as content:
+                pictures = await pictures_of(request, content, settings)
+                with model.batcher.room(len(pictures)):
+                    made_for = model.current
+
+                    async def work() -> Answered:
+                        views = await make_views(pictures, made_for.engine.preprocess, settings.max_pixels, service.decoders)
+                        return await model.batcher.answer(views, made_for)
+
+                    answered = await _unless_gone(request, work())
     except TimeoutError as problem:
         detail = f"there was no answer within {settings.time_limit:g} s; send fewer pictures, or come again later"
         raise Problem(503, "time-limit", detail, {"Retry-After": "5"}) from problem
     request.state.model_version = answered.by.version
     return pictures, answered
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Answered]) -> Answered:
+    """What the work gives; it is dropped where whoever asked for it goes away."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    loop = asyncio.get_running_loop()
+    working, leaving = loop.create_task(work), loop.create_task(gone())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Problem(400, "gone", "whoever asked has gone")
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 def _versioned(body: dict[str, Any]) -> JSONResponse:
@@ -324,7 +349,8 @@ async def _small_body(request: Request) -> bytes:
     service = _service(request)
     try:
         async with asyncio.timeout(service.settings.time_limit):
-            return await service.bodies.read(request)
+            async with service.bodies.body_of(request) as content:
+                return content
     except TimeoutError as problem:
         raise Problem(503, "time-limit", f"the body did not come within {service.settings.time_limit:g} s") from problem
 

@@ -106,10 +106,12 @@ class Batcher(Generic[Current]):
         """Within the block so many pictures count as accepted.
 
         Raises:
-            Problem: 429, the queue is full; 503, the server is stopping.
+            Problem: 429, the queue is full; 413, it is never long enough for so many; 503, the server is stopping.
         """
         if self._stopping:
             raise Problem(503, "stopping", "the server is stopping; ask again in a moment", {"Retry-After": "5"})
+        if pictures > self._max_queue:
+            raise Problem(413, "too-many-pictures", f"at most {self._max_queue} pictures may wait; send them in several requests")
         if self._accepted + pictures > self._max_queue:
             seconds = max(1, math.ceil(self._accepted * self._seconds_a_picture))
             detail = f"{self._accepted} pictures are waiting, and at most {self._max_queue} may; come again in {seconds} s"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import json
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.message import Message
@@ -17,6 +18,7 @@ from pydantic import Field, ValidationError
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from promptmix.backbones.configs import PreprocessConfig
 from promptmix.backbones.preprocess import resize_and_crop
@@ -55,11 +57,12 @@ class BodyReader:
         self._most = settings.max_request_bytes
         self._in_hand = 0
 
-    async def read(self, request: Request) -> bytes:
-        """The whole body.
+    @contextlib.asynccontextmanager
+    async def body_of(self, request: Request) -> AsyncIterator[bytes]:
+        """The whole body, which counts as in hand within the block.
 
         Raises:
-            Problem: 413, it is too long; 429, the server has too many in hand; 400, its length is no number.
+            Problem: 413, it is too long; 429, the server has too many in hand; 400, its length is no number, or whoever sent it went away.
         """
         length = request.headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
@@ -77,7 +80,9 @@ class BodyReader:
                 if self._in_hand > _BODIES_IN_HAND * self._most:
                     raise Problem(429, "too-many-bytes", "too many bodies are being read; come again", {"Retry-After": "1"})
                 parts.append(part)
-            return b"".join(parts)
+            yield b"".join(parts)
+        except ClientDisconnect as problem:
+            raise Problem(400, "gone", "whoever asked has gone") from problem
         finally:
             self._in_hand -= size
 
