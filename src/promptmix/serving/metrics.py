@@ -17,29 +17,28 @@ class Metrics:
     """Counters in a registry of their own, so that two servers in one process do not add up."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        one = {"registry": self._registry}
+        kept = self._registry = CollectorRegistry()
         self.requests = Counter(
-            "promptmix_requests", "Requests by route, method and status.", ["route", "method", "status"], **one
+            "promptmix_requests", "Requests by route, method and status.", ["route", "method", "status"], registry=kept
         )
         self.seconds = Histogram(
             "promptmix_request_seconds",
             "From the head of a request to the end of its answer.",
             ["route"],
             buckets=_SECONDS,
-            **one,
+            registry=kept,
         )
         self.batch_pictures = Histogram(
-            "promptmix_batch_pictures", "Pictures in a batch of the model.", ["model"], buckets=_PICTURES, **one
+            "promptmix_batch_pictures", "Pictures in a batch of the model.", ["model"], buckets=_PICTURES, registry=kept
         )
         self.batch_seconds = Histogram(
-            "promptmix_batch_seconds", "What the model takes for a batch.", ["model"], buckets=_SECONDS, **one
+            "promptmix_batch_seconds", "What the model takes for a batch.", ["model"], buckets=_SECONDS, registry=kept
         )
-        self.queue = Gauge("promptmix_queue_pictures", "Pictures accepted and not yet answered.", ["model"], **one)
-        self.classes = Gauge("promptmix_classes", "Classes that the model tells apart.", ["model"], **one)
-        self.version = Gauge("promptmix_model_info", "1, with the version that answers.", ["model", "version"], **one)
+        self.queue = Gauge("promptmix_queue_pictures", "Pictures accepted and not yet answered.", ["model"], registry=kept)
+        self.classes = Gauge("promptmix_classes", "Classes that the model tells apart.", ["model"], registry=kept)
+        self.version = Gauge("promptmix_model_info", "1, with the version that answers.", ["model", "version"], registry=kept)
         self.reloads = Counter(
-            "promptmix_reloads", "Changed model folders, by whether they could be read.", ["model", "result"], **one
+            "promptmix_reloads", "Changed model folders, by whether they could be read.", ["model", "result"], registry=kept
         )
 
     def text(self) -> bytes:
