@@ -180,3 +180,10 @@ def test_the_python_of_the_page_on_calibration(desk: Path) -> None:
     names: dict[str, Any] = {"__name__": "page"}
     exec(compile(block, "calibration.md", "exec"), names)
     assert names["classifier"]._fitted().model.calibration.abstain.wanted == 0.8
+
+
+def test_the_commands_of_the_page_on_the_server(promptmix: Promptmix, desk: Path) -> None:
+    # A server runs until it is stopped; it has tests of its own.
+    commands = [words for words in commands_of("serving.md") if words[0] != "serve"]
+    assert len(commands) >= 5
+    run_all(promptmix, commands, desk)

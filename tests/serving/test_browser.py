@@ -44,6 +44,8 @@ def test_the_page_in_a_browser(folder: Path, tmp_path: Path, pictures: list[byte
         page.evaluate("document.querySelector('[aria-label=\"Remove class cat\"]').focus()")
         page.press("Enter", 13)
         page.until("document.querySelectorAll('#classes li').length === 4")
+        page.until("document.getElementById('status').textContent.startsWith('cat removed')")
+        assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Remove class snowflake"
         assert "cat" not in page.evaluate("document.getElementById('classes').innerText")
         names = page.names("button", "textbox", "combobox", "image", "Iframe")
         assert all(names), names
