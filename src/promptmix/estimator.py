@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -21,11 +21,14 @@ from promptmix.config import parse_config
 from promptmix.data.images import PictureSource
 from promptmix.data.read import list_any_pictures, part_to_measure, read_parts
 from promptmix.data.records import LabelledPictures, PictureSet, check_class_names, class_key
-from promptmix.errors import DataError, NotFittedError
+from promptmix.errors import ConfigError, DataError, NotFittedError
+from promptmix.evaluation.targets import Wanted
 from promptmix.features.cache import FeatureCache
 from promptmix.inference.predictor import Predictor, add_classes, backbone_of, needs_text, remove_classes
 from promptmix.model_folder import SavedModel, read_model, write_model
+from promptmix.nn.calibration import NONE_OF_THESE, Judged, judge
 from promptmix.training.fit import RunConfig
+from promptmix.training.left_out import check_can_leave_out, cross_fit
 from promptmix.training.run import run
 
 __all__ = ["PromptClassifier"]
@@ -44,6 +47,9 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: what the backbone calculates in: ``auto`` (which is ``fp32``), ``fp32``, ``bf16`` or ``fp16``.
         cache: keep image features on disk, so that the next fit is quick.
+        calibrate: calibrate the probabilities on left-out shots; takes five more short trainings.
+        abstain: calibrate, and answer ``none of these`` below a threshold for ``precision=0.95`` (of the answers) or ``coverage=0.9``.
+        label_sets: calibrate, with label sets that hold the true class so often, such as 0.9.
 
     After ``fit``, ``classes_`` has the class names and ``result_`` the record of the run, zero-shot beside it. Names given in ``y`` stay
     as they are given, so that predictions can be compared with them; in a prompt, "_" reads as a space. Numbers are no class names:
@@ -62,6 +68,9 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         device: str = "auto",
         precision: str = "auto",
         cache: bool = True,
+        calibrate: bool = False,
+        abstain: str | None = None,
+        label_sets: float | None = None,
     ) -> None:
         self.method = method
         self.backbone = backbone
@@ -72,6 +81,9 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.device = device
         self.precision = precision
         self.cache = cache
+        self.calibrate = calibrate
+        self.abstain = abstain
+        self.label_sets = label_sets
 
     def fit(self, X: object, y: object = None) -> PromptClassifier:
         """Learn from labelled pictures, or from pictures (paths, PIL pictures, arrays) and their class names.
@@ -94,10 +106,18 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             "seed": self.seed,
         }
         config = parse_config(RunConfig, given, "arguments of PromptClassifier")
-        backbone = load_backbone(config.backbone, device=config.device, precision=config.precision)
-        outcome = run(config, training, backbone=backbone, cache=self._feature_cache())
+        wanted = None
+        if self.calibrate or self.abstain is not None or self.label_sets is not None:
+            wanted = Wanted.parse(self.abstain, self.label_sets)
+            check_can_leave_out(config.method, training.labels)
+        backbone, cache = load_backbone(config.backbone, device=config.device, precision=config.precision), self._feature_cache()
+        outcome = run(config, training, backbone=backbone, cache=cache)
+        model = outcome.model
+        if wanted is not None:
+            left_out = cross_fit(config, training, model, backbone=backbone, cache=cache)
+            model = dataclasses.replace(model, calibration=left_out.calibration(wanted))
         self.result_ = outcome.result
-        return self._use(outcome.model, backbone)
+        return self._use(model, backbone)
 
     @property
     def classes_(self) -> Shaped[np.ndarray, "class"]:
@@ -105,19 +125,39 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         return np.array(self._fitted().model.class_names)
 
     def predict(self, X: object) -> Shaped[np.ndarray, "image"]:
-        """The most probable class of each picture."""
-        names: Shaped[np.ndarray, "image"] = self.classes_[self.predict_proba(X).argmax(axis=1)]
-        return names
+        """The most probable class of each picture; ``none of these`` where a calibration with ``abstain`` says so."""
+        shares, judged = self._said_of(X)
+        names = self.classes_[shares.argmax(axis=1)]
+        answers: Shaped[np.ndarray, "image"] = names if judged is None else np.where(judged.abstained, NONE_OF_THESE, names)
+        return answers
 
     def predict_proba(self, X: object) -> Float[np.ndarray, "image class"]:
-        """Class probabilities of each picture; rows sum to 1."""
-        probabilities: NDArray[np.float64] = self._fitted().logits(_pictures(X)).double().softmax(dim=1).numpy()
-        return probabilities
+        """Class probabilities of each picture, calibrated where the model is; rows sum to 1."""
+        return self._said_of(X)[0]
+
+    def predict_sets(self, X: object) -> list[tuple[str, ...]]:
+        """The classes that each picture may be of, in the order of ``classes_``; together they hold its class as often as asked.
+
+        Raises:
+            ConfigError: the model has no calibration with ``label_sets``.
+        """
+        _, judged = self._said_of(X)
+        return self._chosen(None if judged is None else judged.label_sets, "label sets; fit with label_sets=0.9")
+
+    def predict_labels(self, X: object) -> list[tuple[str, ...]]:
+        """All classes that are on each picture, each judged by itself, in the order of ``classes_``; perhaps none.
+
+        Raises:
+            ConfigError: the model has no calibration.
+        """
+        _, judged = self._said_of(X)
+        return self._chosen(None if judged is None else judged.present, "thresholds for several labels; fit with calibrate=True")
 
     def score(self, X: object, y: object = None, sample_weight: Sequence[float] | NDArray[np.float64] | None = None) -> float:
         """Share of pictures whose class is told right: those of a source, in its test part where it has one, or pictures with their ``y``.
 
-        Names that differ in case, white space or "_" alone are the same class.
+        Names that differ in case, white space or "_" alone are the same class. The most probable class counts, also where ``predict``
+        would not answer.
         """
         if isinstance(X, (str, Path, PictureSet)):
             _refuse_labels(y)
@@ -127,7 +167,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         else:
             pictures = _pictures(X)
             truths = _names(y, len(pictures))
-        pairs = zip(self.predict(pictures), truths, strict=True)
+        pairs = zip(self.classes_[self.predict_proba(pictures).argmax(axis=1)], truths, strict=True)
         return float(np.average([class_key(said) == class_key(truth) for said, truth in pairs], weights=sample_weight))
 
     def add_classes(self, class_names: Sequence[str]) -> PromptClassifier:
@@ -203,6 +243,21 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         if predictor is None:
             raise NotFittedError("this PromptClassifier is not fitted; call fit, or PromptClassifier.from_pretrained")
         return predictor
+
+    def _said_of(self, source: object) -> tuple[Float[np.ndarray, "image class"], Judged | None]:
+        """Probabilities of pictures, and what the rules of a calibration say, where there is one."""
+        predictor = self._fitted()
+        logits, calibration = predictor.logits(_pictures(source)), predictor.model.calibration
+        if calibration is None:
+            return logits.double().softmax(dim=1).numpy(), None
+        judged = judge(logits.numpy(), calibration)
+        return judged.probabilities, judged
+
+    def _chosen(self, chosen: Bool[np.ndarray, "image class"] | None, lacking: str) -> list[tuple[str, ...]]:
+        if chosen is None:
+            raise ConfigError(f"the model has no {lacking}, or calibrate it with promptmix calibrate")
+        names = self._fitted().model.class_names
+        return [tuple(names[place] for place in np.flatnonzero(row)) for row in chosen]
 
     def _feature_cache(self) -> FeatureCache | None:
         return FeatureCache() if self.cache else None

@@ -3,12 +3,12 @@
     config.json                  method, options, backbone, training classes, how it was trained
     model.safetensors            what was learnt, and nothing else
     class_features.safetensors   the classifier: class features, router, scale; the class names stand in its header
-                                 (the names alone where class features depend on the picture)
+                                 (the names alone where class features depend on the picture), and the calibration, if there is one
     README.md                    the model card
 
 Prediction reads the first and third files and needs no text tower; where class features depend on the picture, it makes them from the
 second, with the text tower. Classes are changed by replacing the third file in one step,
-so a model is never half changed. It carries a key of the others, so files of two models cannot be mixed.
+so a model is never half changed, and its calibration with them. It carries a key of the others, so files of two models cannot be mixed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import promptmix
+from promptmix.data.class_words import ClassWords
 from promptmix.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from promptmix.methods.registry import method_class
+from promptmix.nn.calibration import Calibration
 from promptmix.nn.classifier import Classifier
 from promptmix.runtime import short_hash, tensors_checksum, write_json, write_tensors, write_text, writing
 
@@ -59,6 +62,8 @@ class SavedModel:
         learnt: the method's parameters.
         expert_names: how people see the experts.
         training: what is worth knowing of its training: data, shots, seed, metrics, notes.
+        calibration: what makes probabilities of its logits; None: the plain softmax does.
+        class_words: by class name the words of the classes that were given more than a name.
     """
 
     method: str
@@ -72,6 +77,8 @@ class SavedModel:
     classifier: Classifier | None
     learnt: Mapping[str, Tensor]
     training: Mapping[str, Any]
+    calibration: Calibration | None = None
+    class_words: Mapping[str, ClassWords] = dataclasses.field(default_factory=dict)
 
 
 def refuse_overwrite(folder: Path, overwrite: bool, kind: Literal["model", "run"] = "model") -> None:
@@ -163,13 +170,17 @@ def _write_model(folder: Path, model: SavedModel) -> None:
 
 
 def write_classes(folder: Path, model: SavedModel) -> None:
-    """Replace a model folder's classes by those of ``model``, in one step."""
+    """Replace a model folder's classes and calibration by those of ``model``, in one step."""
     tensors = {} if model.classifier is None else model.classifier.tensors()
     metadata = {
         "class_names": json.dumps(list(model.class_names), ensure_ascii=False),
         "model_key": _model_key(_read_config(folder)),
     }
-    metadata["checksum"] = short_hash(tensors_checksum(tensors), metadata["class_names"])
+    if model.calibration is not None:
+        metadata["calibration"] = model.calibration.model_dump_json()
+    if model.class_words:
+        metadata["class_words"] = json.dumps([words.model_dump() for words in model.class_words.values()], ensure_ascii=False)
+    metadata["checksum"] = _header_checksum(tensors, metadata)
     write_tensors(folder / "class_features.safetensors", tensors, metadata)
 
 
@@ -194,7 +205,7 @@ def read_model(folder: Path) -> SavedModel:
     _check_finite(folder / "model.safetensors", learnt)
     path = folder / "class_features.safetensors"
     tensors, metadata = _read_tensors(path)
-    if metadata.get("checksum") != short_hash(tensors_checksum(tensors), metadata.get("class_names", "")):
+    if metadata.get("checksum") != _header_checksum(tensors, metadata):
         raise CheckpointError(f"{path} is damaged: its checksum does not fit; restore or train again")
     if metadata.get("model_key") != _model_key(config):
         raise CheckpointError(f"{path} belongs to another model than {folder / 'config.json'}; restore the right file")
@@ -222,7 +233,41 @@ def read_model(folder: Path) -> SavedModel:
         classifier=classifier,
         learnt=learnt,
         training=config["training"],
+        calibration=_read_calibration(path, metadata, len(class_names)),
+        class_words=_read_class_words(path, metadata),
     )
+
+
+def _header_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Over all that the file of the classes says; a promptmix that does not know calibrations refuses a file with one by it."""
+    calibration = [metadata["calibration"]] if "calibration" in metadata else []
+    words = ["class_words", metadata["class_words"]] if "class_words" in metadata else []
+    return short_hash(tensors_checksum(tensors), metadata.get("class_names", ""), *calibration, *words)
+
+
+def _read_class_words(path: Path, metadata: Mapping[str, str]) -> dict[str, ClassWords]:
+    try:
+        every = [ClassWords.model_validate_json(json.dumps(words)) for words in json.loads(metadata.get("class_words", "[]"))]
+    except (ValueError, TypeError) as problem:
+        raise CheckpointError(
+            f"{path} has words of classes that this promptmix cannot read: update it, or add them again"
+        ) from problem
+    return {words.name: words for words in every}
+
+
+def _read_calibration(path: Path, metadata: Mapping[str, str], num_classes: int) -> Calibration | None:
+    if "calibration" not in metadata:
+        return None
+    try:
+        calibration = Calibration.model_validate_json(metadata["calibration"])
+    except ValidationError as problem:
+        raise CheckpointError(f"{path} has a calibration that this promptmix cannot read: update it, or train again") from problem
+    rule = calibration.multi_label
+    if rule is not None and len(rule.thresholds) != num_classes:
+        raise CheckpointError(
+            f"{path} has {num_classes} classes but {len(rule.thresholds)} thresholds; restore it or train again"
+        )
+    return calibration
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_a_module_names_what_it_offers(path: Path) -> None:
     ]
     assert len(offered) == 1, "one __all__ for each module"
     assert len(offered[0]) == len(set(offered[0]))
-    defined = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    defined = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
     assigned = {ast.unparse(node.target) for node in body if isinstance(node, ast.AnnAssign)}
     assigned |= {ast.unparse(target) for node in body if isinstance(node, ast.Assign) for target in node.targets}
     assert set(offered[0]) <= defined | assigned

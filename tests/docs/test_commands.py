@@ -162,3 +162,28 @@ def test_the_commands_of_the_page_on_protocols(promptmix: Promptmix, desk: Path)
         done = promptmix(*words, *quick)
         assert done.code == 0, (words, done)
     assert (desk / "few-shot" / "report" / "report.md").is_file()
+
+
+def test_the_commands_of_the_page_on_calibration(promptmix: Promptmix, desk: Path) -> None:
+    commands = commands_of("calibration.md")
+    assert len(commands) >= 8
+    # A calibration that was removed is no longer there for the commands further down.
+    run_all(promptmix, [words for words in commands if "--remove" not in words], desk)
+    assert (desk / "run" / "reliability.png").is_file()
+    run_all(promptmix, [words for words in commands if "--remove" in words], desk)
+    assert not (desk / "run" / "reliability.png").exists()
+
+
+def test_the_python_of_the_page_on_calibration(desk: Path) -> None:
+    (block,) = python_of("calibration.md")
+    assert (desk / "a.jpg").is_file()
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(compile(block, "calibration.md", "exec"), names)
+    assert names["classifier"]._fitted().model.calibration.abstain.wanted == 0.8
+
+
+def test_the_commands_of_the_page_on_the_server(promptmix: Promptmix, desk: Path) -> None:
+    # A server runs until it is stopped; it has tests of its own.
+    commands = [words for words in commands_of("serving.md") if words[0] != "serve"]
+    assert len(commands) >= 5
+    run_all(promptmix, commands, desk)

@@ -325,3 +325,46 @@ def test_a_search_over_numbers_of_numpy_works(lists: tuple[list[Path], list[str]
     paths, names = lists
     search = GridSearchCV(quick("linear-probe"), {"seed": np.arange(2)}, cv=2, error_score="raise").fit(paths, names)
     assert search.best_estimator_.score(paths, names) > 0.5
+
+
+def test_a_calibrated_classifier_says_what_it_promises(lists: tuple[list[Path], list[str]], tmp_path: Path) -> None:
+    paths, names = lists
+    plain = quick("tip-adapter").fit(paths, names)
+    calibrated = quick("tip-adapter", abstain="coverage=0.7", label_sets=0.7).fit(paths, names)
+    rule = calibrated._fitted().model.calibration
+    assert rule is not None and rule.abstain is not None and rule.label_sets is not None
+    shares = calibrated.predict_proba(paths)
+    logits = plain._fitted().logits(paths).double()
+    assert shares == pytest.approx((logits / rule.temperature).softmax(dim=1).numpy())
+    assert plain.predict_proba(paths) == pytest.approx(logits.softmax(dim=1).numpy(), abs=0)
+    answered = shares.max(axis=1) >= rule.abstain.minimum_probability
+    said = calibrated.predict(paths)
+    assert ((said == "none of these") == ~answered).all()
+    assert (said[answered] == plain.predict(paths)[answered]).all()
+    assert calibrated.score(paths, names) == plain.score(paths, names)
+    sets = calibrated.predict_sets(paths)
+    assert all(len(one) >= 1 and set(one) <= set(NAMES) for one in sets)
+    assert all(NAMES[row.argmax()] in one for row, one in zip(shares, sets, strict=True))
+    assert sum(name in one for name, one in zip(names, calibrated.predict_labels(paths), strict=True)) > len(paths) / 2
+    calibrated.save_pretrained(tmp_path / "model")
+    again = PromptClassifier.from_pretrained(tmp_path / "model", device="cpu")
+    assert np.array_equal(again.predict_proba(paths), shares)
+    assert again.predict_sets(paths) == sets
+    again.add_classes(["heart"])
+    with pytest.raises(ConfigError, match="the model has no label sets"):
+        again.predict_sets(paths)
+    assert "none of these" not in again.predict(paths)
+
+
+def test_what_a_classifier_without_a_calibration_cannot_say(
+    fitted: PromptClassifier, lists: tuple[list[Path], list[str]]
+) -> None:
+    paths, names = lists
+    with pytest.raises(ConfigError, match="the model has no label sets; fit with label_sets"):
+        fitted.predict_sets(paths)
+    with pytest.raises(ConfigError, match="no thresholds for several labels; fit with calibrate=True"):
+        fitted.predict_labels(paths)
+    with pytest.raises(ConfigError, match="--abstain 'often' is no target"):
+        quick(abstain="often").fit(paths, names)
+    with pytest.raises(DataError, match="one training picture a class"):
+        quick(calibrate=True).fit(paths[::6], names[::6])

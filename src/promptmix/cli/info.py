@@ -26,7 +26,7 @@ def info(what: str, json_output: bool) -> None:
 
 def _model_facts(folder: Path) -> dict[str, Any]:
     model = read_model(folder)
-    return {
+    facts = {
         "method": model.method,
         "classes": list(model.class_names),
         "backbone": model.backbone_name,
@@ -34,6 +34,7 @@ def _model_facts(folder: Path) -> dict[str, Any]:
         "experts": list(model.expert_names),
         "training": dict(model.training),
     }
+    return facts if model.calibration is None else {**facts, "calibration": model.calibration.model_dump(mode="json")}
 
 
 def _backbone_facts(name: str) -> dict[str, Any]:

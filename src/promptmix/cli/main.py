@@ -42,6 +42,12 @@ LabelColumn = Annotated[str | None, typer.Option(help="Column of a table or data
 Classes = Annotated[
     Path | None, typer.Option("--classes", help="File with the classes in their order, a line each, or YAML 'label: name'.")
 ]
+Abstain = Annotated[
+    str | None, typer.Option(help="When to answer 'none of these': precision=0.95 (of the answers) or coverage=0.9 (answered).")
+]
+LabelSets = Annotated[float | None, typer.Option(help="Label sets that hold the true class so often, such as 0.9.")]
+Synonyms = Annotated[list[str] | None, typer.Option("--synonym", help="Another name for the class; repeatable.")]
+Description = Annotated[str | None, typer.Option(help="What follows the name in the prompts, after a comma.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read, and say which.")]
 
 
@@ -96,6 +102,11 @@ def train(
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any option: method.top_k=3, recipe.rate=0.01.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run; where there is none, start one.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away the run that is there.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Calibrate the probabilities on left-out shots; takes five more short trainings.")
+    ] = False,
+    abstain: Abstain = None,
+    label_sets: LabelSets = None,
     skip_bad: SkipBad = False,
     device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or mps.")] = None,
     precision: Annotated[
@@ -131,6 +142,9 @@ def train(
         settings=settings or [],
         resume=resume,
         overwrite=overwrite,
+        calibrate=calibrate,
+        abstain=abstain,
+        label_sets=label_sets,
         skip_bad=skip_bad,
         device=device,
         precision=precision,
@@ -166,6 +180,64 @@ def evaluate(
     )
 
 
+@app.command(epilog="Example: promptmix calibrate run --abstain precision=0.95 --label-sets 0.9")
+@guarded
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Model or run folder.")],
+    source: Annotated[
+        str | None,
+        typer.Argument(help="Labelled pictures it did not learn from; without them the left-out shots of train --calibrate."),
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="train, val or test of a source that has parts; val where there is one, else test.")
+    ] = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    classes: Classes = None,
+    abstain: Abstain = None,
+    label_sets: LabelSets = None,
+    multi_label: Annotated[
+        str | None, typer.Option(help="What thresholds of single classes are chosen for: f1 (the default) or precision=0.9.")
+    ] = None,
+    temperature: Annotated[
+        str, typer.Option(help="accuracy: the mean probability is the accuracy; likelihood: the labels are most likely.")
+    ] = "accuracy",
+    remove: Annotated[bool, typer.Option("--remove", help="Forget the calibration.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the halves of SOURCE.")] = 1,
+    backbone: BackboneOption = None,
+    skip_bad: SkipBad = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    cache: Cache = True,
+    json_output: Json = False,
+) -> None:
+    """Fit probabilities one can trust, 'none of these' and label sets, and store them in the model."""
+    if remove and (source or part or abstain or label_sets or multi_label):
+        raise typer.BadParameter("--remove forgets the calibration, and fits none; give it alone")
+    from promptmix.cli import calibrate as verb
+
+    verb.calibrate(
+        folder=model,
+        source=source,
+        part=part,
+        image_column=image_column,
+        label_column=label_column,
+        classes=classes,
+        abstain=abstain,
+        label_sets=label_sets,
+        multi_label=multi_label,
+        temperature=temperature,
+        remove=remove,
+        seed=seed,
+        backbone=backbone,
+        skip_bad=skip_bad,
+        device=device,
+        precision=precision,
+        cache=cache,
+        json_output=json_output,
+    )
+
+
 @app.command(epilog="Example: promptmix predict model new/*.jpg --csv")
 @guarded
 def predict(
@@ -174,6 +246,9 @@ def predict(
     image_column: ImageColumn = None,
     csv_output: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
     top: Annotated[int, typer.Option(min=1, help="Classes to list in JSON.")] = 5,
+    multi_label: Annotated[
+        bool, typer.Option("--multi-label", help="Say all classes that are on a picture, each by itself, perhaps none.")
+    ] = False,
     backbone: BackboneOption = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -238,7 +313,49 @@ def predict(
         raise typer.BadParameter("stdout is either --csv or --json; give one of them")
     from promptmix.cli import predict as verb
 
-    verb.predict(model, sources, image_column, csv_output, top, backbone, device, precision, cache is not False, json_output)
+    verb.predict(
+        model, sources, image_column, csv_output, top, multi_label, backbone, device, precision, cache is not False, json_output
+    )
+
+
+@app.command(epilog="Example: promptmix serve model --port 8000")
+@guarded
+def serve(
+    models: Annotated[list[str], typer.Argument(help="Model or run folders; name=folder gives one a name.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    engine: Annotated[str, typer.Option(help="What runs the model: torch.")] = "torch",
+    backbone: BackboneOption = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    allow_class_changes: Annotated[
+        bool, typer.Option("--allow-class-changes", help="Let those with the token in PROMPTMIX_SERVE_TOKEN change classes.")
+    ] = False,
+    max_batch: Annotated[int, typer.Option(min=1, help="Pictures the model is shown at once.")] = 32,
+    max_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a batch waits for more pictures.")] = 5.0,
+    max_queue: Annotated[int, typer.Option(min=1, help="Pictures accepted and not yet answered; more get 429.")] = 256,
+    time_limit: Annotated[float, typer.Option(help="Seconds for a request.")] = 30.0,
+    stop_limit: Annotated[float, typer.Option(help="Seconds to answer what was accepted when told to stop.")] = 20.0,
+    max_request_bytes: Annotated[int, typer.Option(min=1, help="Of a request's body.")] = 33_554_432,
+    max_picture_bytes: Annotated[int, typer.Option(min=1, help="Of a picture's file.")] = 16_777_216,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture.")] = 40_000_000,
+    max_pictures: Annotated[int, typer.Option(min=1, help="In a request.")] = 32,
+) -> None:
+    """Answer over HTTP, with a page to try it in a browser."""
+    from promptmix.cli import serve as verb
+
+    limits = {
+        "max_batch": max_batch,
+        "max_wait": max_wait,
+        "max_queue": max_queue,
+        "time_limit": time_limit,
+        "stop_limit": stop_limit,
+        "max_request_bytes": max_request_bytes,
+        "max_picture_bytes": max_picture_bytes,
+        "max_pixels": max_pixels,
+        "max_pictures": max_pictures,
+    }
+    verb.serve(models, host, port, engine, backbone, device, precision, allow_class_changes, limits)
 
 
 @app.command(epilog="Example: promptmix info bundled")
@@ -267,12 +384,32 @@ def classes_list(model: Annotated[Path, typer.Argument(help="Model or run folder
 def classes_add(
     model: Annotated[Path, typer.Argument(help="Model or run folder.")],
     names: Annotated[list[str], typer.Argument(help="Class names.")],
+    synonyms: Synonyms = None,
+    description: Description = None,
     backbone: BackboneOption = None,
 ) -> None:
     """Add classes by name."""
+    if (synonyms or description) and len(names) > 1:
+        raise typer.BadParameter("--synonym and --description are of one class; add the classes one by one")
     from promptmix.cli import classes as verb
 
-    verb.add(model, names, backbone)
+    verb.add(model, names, synonyms or [], description, backbone)
+
+
+@classes_app.command("rename", epilog="Example: promptmix classes rename model cat 'house cat'")
+@guarded
+def classes_rename(
+    model: Annotated[Path, typer.Argument(help="Model or run folder.")],
+    old: Annotated[str, typer.Argument(help="The class as it is called now.")],
+    new: Annotated[str, typer.Argument(help="Its new name.")],
+    synonyms: Synonyms = None,
+    description: Description = None,
+    backbone: BackboneOption = None,
+) -> None:
+    """Give a class another name; what is known of it by name is made anew."""
+    from promptmix.cli import classes as verb
+
+    verb.rename(model, old, new, synonyms or [], description, backbone)
 
 
 @classes_app.command("remove", epilog="Example: promptmix classes remove model okapi")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from promptmix.errors import ConfigError, did_you_mean
 
-__all__ = ["percent", "progress", "refuse_unknown_engine"]
+__all__ = ["percent", "progress", "refuse_unknown_engine", "tell_shares"]
 
 _ENGINES = ("local", "ray")
 
@@ -55,3 +55,19 @@ def refuse_unknown_engine(name: str) -> None:
 def percent(share: float) -> str:
     """A share as people read it."""
     return f"{100 * share:.1f} %"
+
+
+def tell_shares(shares: Mapping[str, float]) -> None:
+    """What the rules of a calibration give on labelled pictures, a line a rule."""
+    if "answer_coverage" in shares:
+        right = f"{percent(shares['answer_precision'])} of these right" if "answer_precision" in shares else "none"
+        print(f"answers: {percent(shares['answer_coverage'])} of the pictures, {right}")
+    if "set_coverage" in shares:
+        print(f"label sets: {percent(shares['set_coverage'])} hold the true class, {shares['set_size']:.2f} classes in a set")
+    if "label_recall" in shares:
+        right = (
+            f"{percent(shares['label_precision'])} of the labels said are true"
+            if "label_precision" in shares
+            else "no label said"
+        )
+        print(f"several labels: {percent(shares['label_recall'])} of the true classes found, {right}")

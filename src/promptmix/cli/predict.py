@@ -12,10 +12,11 @@ from pathlib import Path
 
 from promptmix.cli.output import percent, progress
 from promptmix.data.read import Columns, list_any_pictures
-from promptmix.errors import DataError, printable
+from promptmix.errors import ConfigError, DataError, printable
 from promptmix.evaluation.evaluate import Prediction
 from promptmix.features.cache import FeatureCache
 from promptmix.inference.predictor import Predictor
+from promptmix.nn.calibration import NONE_OF_THESE, Calibration
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ def predict(
     image_column: str | None,
     csv_output: bool,
     top: int,
+    multi_label: bool,
     backbone: str | None,
     device: str,
     precision: str,
@@ -36,8 +38,11 @@ def predict(
     predictor = Predictor.from_folder(
         folder, backbone=backbone, device=device, precision=precision, cache=FeatureCache() if cache else None
     )
+    calibration = predictor.model.calibration
+    if multi_label and (calibration is None or calibration.multi_label is None):
+        raise ConfigError(f"{folder} has no thresholds for --multi-label; promptmix calibrate {folder} fits some")
     out = sys.stdout
-    write = _writer(csv_output, json_output)
+    write = _writer(csv_output, json_output, multi_label, calibration)
     unread: list[tuple[str, str]] = []  # told only once a picture was predicted: where none is, one error says it all
     num_predicted = num_unread = 0
     # On a terminal the lines themselves show how far it is.
@@ -58,25 +63,48 @@ def predict(
         raise DataError(f"{num_unread} of {len(pictures)} pictures could not be read; the others were predicted")
 
 
-def _writer(csv_output: bool, json_output: bool) -> Callable[[str, Prediction], None]:
+def _writer(
+    csv_output: bool, json_output: bool, multi_label: bool, calibration: Calibration | None
+) -> Callable[[str, Prediction], None]:
     """Writes one prediction a line, in the form that was asked for, to what is stdout now: a progress bar, while it is drawn, puts
     something of its own in its place."""
     out = sys.stdout
     table = csv.writer(out)
-    if csv_output:
-        table.writerow(["path", "prediction", "probability", "margin", "experts"])
+    has_sets = calibration is not None and calibration.label_sets is not None
+    may_abstain = calibration is not None and calibration.abstain is not None
+    if csv_output and multi_label:
+        table.writerow(["path", "labels", "probabilities", "experts"])
+    elif csv_output:
+        table.writerow(["path", "prediction", "probability", "margin", "experts", *(["label_set"] if has_sets else [])])
 
     def write(path: str, one: Prediction) -> None:
         written = "; ".join(f"{name} {weight:.2f}" for name, weight in one.experts)
+        labels, label_set = one.labels or (), one.label_set or ()
         if json_output:
             experts = [{"template": name, "weight": weight} for name, weight in one.experts]
             ranked = [{"class": name, "probability": value} for name, value in one.top]
-            said = {"path": path, "class": one.class_name, "probability": one.probability, "top": ranked, "experts": experts}
+            said = {"path": path, "class": one.answer, "probability": one.probability, "top": ranked, "experts": experts}
+            if may_abstain:
+                said["abstained"] = one.abstained
+            if has_sets:
+                said["label_set"] = list(label_set)
+            if multi_label:
+                said["labels"] = [{"class": name, "probability": value} for name, value in labels]
             print(json.dumps(said), file=out)
+        elif csv_output and multi_label:
+            values = "; ".join(repr(value) for _, value in labels)
+            table.writerow([path, "; ".join(name for name, _ in labels) or NONE_OF_THESE, values, written])
         elif csv_output:
-            table.writerow([path, one.class_name, repr(one.probability), repr(one.margin), written])
+            row = [path, one.answer, repr(one.probability), repr(one.margin), written]
+            table.writerow([*row, "; ".join(label_set)] if has_sets else row)
+        elif multi_label:
+            said_to_be = ", ".join(f"{name} {percent(value)}" for name, value in labels) or NONE_OF_THESE
+            print(f"{printable(path)}: {said_to_be}   [{written}]", file=out)
         else:
-            print(f"{printable(path)}: {one.class_name} {percent(one.probability)}   [{written}]", file=out)
+            answer = f"{one.class_name} {percent(one.probability)}"
+            answer = f"{NONE_OF_THESE} (most likely {answer})" if one.abstained else answer
+            sets = f"   one of: {', '.join(label_set)}" if has_sets else ""
+            print(f"{printable(path)}: {answer}{sets}   [{written}]", file=out)
 
     return write
 

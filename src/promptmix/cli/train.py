@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+from promptmix.cli.calibrate import calibrate_run, tell
 from promptmix.cli.output import percent, progress
 from promptmix.cli.ranks import working_together
 from promptmix.config import apply_overrides, parse_config, read_yaml
@@ -17,8 +18,12 @@ from promptmix.data.sampling import sample_shots
 from promptmix.data.splits import read_split
 from promptmix.distributed.group import is_first, use_own_device
 from promptmix.errors import ConfigError, DataError, InterruptedRun, listed, printable
+from promptmix.evaluation.answers import MeasuredAnswers
+from promptmix.evaluation.targets import Wanted
 from promptmix.features.cache import FeatureCache
+from promptmix.nn.calibration import Calibration
 from promptmix.training.fit import RunConfig
+from promptmix.training.left_out import check_can_leave_out
 from promptmix.training.run import run
 
 
@@ -42,6 +47,9 @@ def train(
     settings: list[str],
     resume: bool,
     overwrite: bool,
+    calibrate: bool,
+    abstain: str | None,
+    label_sets: float | None,
     skip_bad: bool,
     device: str | None,
     precision: str | None,
@@ -65,6 +73,7 @@ def train(
     overrides = [f"{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
     overrides += [f"options.{text.removeprefix('method.')}" if text.startswith("method.") else text for text in settings]
     config = parse_config(RunConfig, apply_overrides(values, overrides), "options of train")
+    wanted = Wanted.parse(abstain, label_sets) if calibrate or abstain is not None or label_sets is not None else None
     if not 0 <= hold_out < 1:
         raise ConfigError(f"--hold-out {hold_out} is not a share; give a number from 0 to below 1, such as 0.2")
     for folder in filter(None, (source, test)):
@@ -85,6 +94,8 @@ def train(
     pictures = parts_there["train"]
     tested_elsewhere = test is not None or split_file is not None or "test" in parts_there
     training, held_out, short_classes = _split(pictures, config.shots, 0.0 if tested_elsewhere else hold_out, config.seed)
+    if wanted is not None:
+        check_can_leave_out(config.method, training.labels)
     if source.startswith(HUB_PREFIX):
         notes.append(f"the pictures are of {pictures.root}")
     if "val" in parts_there:
@@ -105,34 +116,49 @@ def train(
     elif len(held_out) > 0:
         measured = LabelledPictures.of(held_out, f"{len(held_out)} pictures of {printable(source)} that were not trained on")
         parts["test"] = held_out
+    learnt_from = LabelledPictures.of(training, f"{len(training)} pictures of {printable(source)}")
+    store = FeatureCache() if cache else None
+    more_class_names = check_class_names([*pictures.class_names, *more_classes])[len(pictures.class_names) :]
+    calibrated: tuple[Calibration, MeasuredAnswers | None] | None = None
     try:
         with progress() as on_progress:
             outcome = run(
                 config,
-                LabelledPictures.of(training, f"{len(training)} pictures of {printable(source)}"),
+                learnt_from,
                 measured,
-                cache=FeatureCache() if cache else None,
+                cache=store,
                 out=out,
                 split=parts,
                 notes=notes,
-                more_class_names=check_class_names([*pictures.class_names, *more_classes])[len(pictures.class_names) :],
+                more_class_names=more_class_names,
                 resume=resume,
                 overwrite=overwrite,
                 on_progress=on_progress,
             )
+            if wanted is not None:
+                calibrated = calibrate_run(
+                    out, outcome.model, wanted, config, learnt_from, measured, store, more_class_names, on_progress
+                )
     except KeyboardInterrupt as problem:
         raise InterruptedRun(f"interrupted; the same command with --resume goes on with the run in {out}") from problem
     if not is_first():
         return
     result = outcome.result
     if json_output:
-        print(json.dumps(result.model_dump(mode="json")))
+        told = result.model_dump(mode="json")
+        if calibrated is not None:
+            told["calibration"], told["calibration_measured"] = (
+                None if one is None else one.model_dump(mode="json") for one in calibrated
+            )
+        print(json.dumps(told))
         return
     print(result.data)
     trained, untrained = percent(result.metrics["accuracy"]), percent(result.zero_shot["accuracy"])
     print(f"{result.method}: {trained}   zero-shot, same pictures: {untrained}")
     for note in result.notes:
         print(f"note: {note}")
+    if calibrated is not None:
+        tell(*calibrated)
     print(f"model: {out / 'model'}   next: promptmix predict {out} PICTURE ...")
 
 

@@ -27,7 +27,16 @@ from promptmix.methods.registry import build_method, method_class
 from promptmix.model_folder import SavedModel, read_model
 from promptmix.nn.classifier import AnyClassifier, Classifier
 
-__all__ = ["PredictedBatch", "PredictedPictures", "Predictor", "add_classes", "backbone_of", "needs_text", "remove_classes"]
+__all__ = [
+    "PredictedBatch",
+    "PredictedPictures",
+    "Predictor",
+    "add_classes",
+    "backbone_of",
+    "method_of",
+    "needs_text",
+    "remove_classes",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +88,7 @@ class Predictor:
         self.model, self._cache = model, cache
         self.backbone = method_class(model.method).tuned_backbone(backbone, model.options, model.learnt)
         self.classifier: AnyClassifier = (
-            _method_of(model, backbone).classifier_for(model.class_names) if model.classifier is None else model.classifier
+            method_of(model, backbone).classifier_for(model.class_names) if model.classifier is None else model.classifier
         )
 
     @staticmethod
@@ -141,7 +150,9 @@ class Predictor:
         for batch in iter_features(self.backbone, pictures, cache=self._cache, skip_bad=skip_bad, threads=threads, steady=steady):
             features = batch.features[:, 0]
             yield PredictedBatch(
-                predictions=predict_features(self.classifier, model.class_names, model.expert_names, features, top=top),
+                predictions=predict_features(
+                    self.classifier, model.class_names, model.expert_names, features, top, model.calibration
+                ),
                 pictures=batch.pictures,
                 kept=batch.kept,
                 bad=batch.bad,
@@ -149,7 +160,7 @@ class Predictor:
             )
 
     def logits(self, pictures: Sequence[PictureSource]) -> Float[Tensor, "image class"]:
-        """Class logits, on the CPU; every picture must be readable."""
+        """Class logits before any calibration, on the CPU; every picture must be readable."""
         batches = iter_features(self.backbone, pictures, cache=self._cache)
         with torch.no_grad():
             return torch.cat([self.classifier.logits(batch.features[:, 0]) for batch in batches])
@@ -160,7 +171,7 @@ def needs_text(model: SavedModel) -> bool:
     return method_class(model.method).needs_text_to_predict
 
 
-def _method_of(model: SavedModel, backbone: Backbone) -> Method:
+def method_of(model: SavedModel, backbone: Backbone) -> Method:
     """The method of a saved model as it was after its training."""
     method = build_method(
         model.method, model.options, backbone, model.trained_class_names, more_class_names=model.more_class_names
@@ -188,7 +199,8 @@ def backbone_of(
 def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbone) -> SavedModel:
     """The same model with more classes, known by name alone; nothing is retrained.
 
-    A class it was trained on, and that was removed, comes back as it was: under the name it had, with its remembered pictures.
+    A class it was trained on, and that was removed, comes back as it was: under the name it had, with its remembered pictures. Of a
+    calibration stays what :meth:`~promptmix.nn.calibration.Calibration.with_classes` keeps.
 
     Raises:
         ConfigError: the method cannot know a class it was not trained on; the message gives the reason.
@@ -200,18 +212,19 @@ def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbon
     _check_backbone(model, backbone)
     if not new_names:
         raise ConfigError("no class name was given to add")
-    method = _method_of(model, backbone)
+    method = method_of(model, backbone)
     trained = {class_key(name): place for place, name in enumerate(model.trained_class_names)}
     # The names that were there stay as they are: a person's labels may have "_" where a prompt has a space.
     new_names = tuple(
         model.trained_class_names[trained[class_key(name)]] if class_key(name) in trained else name for name in new_names
     )
     names = (*model.class_names, *new_names)
+    places = [*range(len(model.class_names)), *[None] * len(new_names)]
+    calibration = None if model.calibration is None else model.calibration.with_classes(places)
     if model.classifier is None:
         method.classifier_for(new_names)  # whether it knows them
-        return dataclasses.replace(model, class_names=names)
+        return dataclasses.replace(model, class_names=names, calibration=calibration)
     features = torch.cat([model.classifier.class_features, method.encode_classes(new_names).cpu()], dim=1)
-    places = [*range(len(model.class_names)), *[None] * len(new_names)]
     classifier = model.classifier.with_classes(features, places)
     if classifier.memory is not None and not set(new_names).isdisjoint(model.trained_class_names):
         whole = method.classifier()
@@ -220,7 +233,7 @@ def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbon
         assert memory is not None
         remembered = memory.of_classes([trained.get(class_key(name)) for name in names], whole.num_classes)
         classifier = dataclasses.replace(classifier, memory=remembered)
-    return dataclasses.replace(model, class_names=names, classifier=classifier)
+    return dataclasses.replace(model, class_names=names, classifier=classifier, calibration=calibration)
 
 
 def remove_classes(model: SavedModel, class_names: Sequence[str]) -> SavedModel:
@@ -243,11 +256,13 @@ def remove_classes(model: SavedModel, class_names: Sequence[str]) -> SavedModel:
     if len(kept) < 2:
         raise ConfigError(f"{len(kept)} class would be left; a model needs at least two")
     names = tuple(model.class_names[index] for index in kept)
+    calibration = None if model.calibration is None else model.calibration.with_classes(kept)
+    model = dataclasses.replace(model, class_words={name: words for name, words in model.class_words.items() if name in names})
     if model.classifier is None:
-        return dataclasses.replace(model, class_names=names)
+        return dataclasses.replace(model, class_names=names, calibration=calibration)
     if model.classifier.class_bias is not None:
         raise ConfigError(f"a model of method {model.method} has its classes fixed by training; train again without them")
-    return dataclasses.replace(model, class_names=names, classifier=model.classifier.select(kept))
+    return dataclasses.replace(model, class_names=names, classifier=model.classifier.select(kept), calibration=calibration)
 
 
 def _check_list(class_names: Sequence[str]) -> None:

@@ -203,6 +203,15 @@ class Method(nn.Module):
         """Options from which the method can be made again, anywhere: what a file or a search gave is written out."""
         return self.config.model_dump(mode="json")
 
+    @classmethod
+    def options_as_learnt(cls, options: Mapping[str, Any], learnt: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Options that learn anew with what the method itself had chosen while learning, so that logits are of the same kind.
+
+        Args:
+            options: as saved. learnt: the saved parameters.
+        """
+        return dict(options)
+
     def rate_multiplier(self, parameter_name: str) -> float:
         """Factor of the learning rate for one parameter, after the warm-up."""
         return 1.0

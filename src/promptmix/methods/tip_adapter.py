@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -78,6 +78,10 @@ class _Voting(RemembersPictures):
     @functools.cached_property
     def _text(self) -> Float[Tensor, "class embedding"]:
         return self.encode_classes(self.class_names)[0]
+
+    @classmethod
+    def options_as_learnt(cls, options: Mapping[str, Any], learnt: Mapping[str, Tensor]) -> dict[str, Any]:
+        return {**options, "alpha": float(learnt["alpha"]), "beta": float(learnt["beta"])}
 
     def notes(self) -> list[str]:
         return [self._note] if self._note else []

@@ -34,7 +34,18 @@ from promptmix.training.chunking import plan_chunks
 from promptmix.training.feeds import CachedFeed, Feed, LiveFeed
 from promptmix.training.loop import StepReport, Taken, train
 
-__all__ = ["Prepared", "Progress", "RunConfig", "Settled", "learn", "no_progress", "plan_memory", "prepare", "settle_options"]
+__all__ = [
+    "Prepared",
+    "Progress",
+    "RunConfig",
+    "Settled",
+    "learn",
+    "logits_of_held_out",
+    "no_progress",
+    "plan_memory",
+    "prepare",
+    "settle_options",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -288,20 +299,40 @@ def _accuracy(
     on_progress: Progress,
 ) -> float:
     """What a method that learns from some training pictures gives on others of them."""
+    logits, labels = logits_of_held_out(
+        config, training, held_out, "choosing options", backbone, cache, more_class_names, on_progress
+    )
+    return measure(logits, labels, training.class_names).accuracy
+
+
+def logits_of_held_out(
+    config: RunConfig,
+    training: LabelledPictures,
+    held_out: LabelledPictures,
+    purpose: str,
+    backbone: Backbone,
+    cache: FeatureCache | None = None,
+    more_class_names: Sequence[str] = (),
+    on_progress: Progress = no_progress,
+) -> tuple[Float[Tensor, "picture class"], Int[Tensor, "picture"]]:
+    """Logits and labels of the held-out pictures that can be read, by a method that learns from others alone.
+
+    Args:
+        purpose: what for, as progress tells it.
+    """
 
     def report(stage: str, done: int, total: int, detail: str) -> None:
-        on_progress(f"choosing options: {stage}", done, total, detail)
+        on_progress(f"{purpose}: {stage}", done, total, detail)
 
     prepared = prepare(config, training, backbone=backbone, cache=cache, more_class_names=more_class_names, on_progress=report)
     learn(prepared, on_progress=report)
     method = prepared.method
-    # A tuned tower is of this candidate alone, so that nothing in the cache could ever be used again.
+    # A tuned tower is of this method alone, so that nothing in the cache could ever be used again.
     store = None if method.tunes_image_tower else cache
     seen = extract_features(method.backbone, held_out.pictures, cache=store, skip_bad=config.skip_bad, steady=True)
     with torch.no_grad():
         logits = class_logits(method.classifier(), seen.features[:, 0], backbone.device)
-    labels = torch.tensor([held_out.labels[place] for place in seen.kept])
-    return measure(logits, labels, training.class_names).accuracy
+    return logits, torch.tensor([held_out.labels[place] for place in seen.kept])
 
 
 def _is_live(method: Method, config: RunConfig) -> bool:

@@ -34,6 +34,7 @@ from promptmix.nn.classifier import Classifier
 from promptmix.prompts.chunks import limit_chunks
 from promptmix.runtime import atomic_path, write_json, writing
 from promptmix.training.fit import Progress, RunConfig, learn, no_progress, plan_memory, prepare, settle_options
+from promptmix.training.left_out import CALIBRATION_FILES
 from promptmix.training.run_key import shared_run_key
 
 __all__ = ["Outcome", "run"]
@@ -302,7 +303,8 @@ def _read_run(out: Path) -> Outcome:
 def _start_run_folder(out: Path, run_key: str, config: RunConfig, recipe: Recipe) -> None:
     """Make the folder ready for a new run. A run that is in the way goes."""
     with writing(out):
-        for name in ("run.json", "split.json", "log.jsonl", "checkpoint.safetensors", "predictions.csv", "result.json"):
+        own = ("run.json", "split.json", "log.jsonl", "checkpoint.safetensors", "predictions.csv", "result.json")
+        for name in (*own, *CALIBRATION_FILES):
             (out / name).unlink(missing_ok=True)
         remove_model(out / "model")
     write_json(

@@ -1,0 +1,219 @@
+"""From the body of a request to pixels; every limit is kept before what it is to prevent."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from email.message import Message
+
+from fastapi import Request
+from pydantic import Field, ValidationError
+from python_multipart.exceptions import FormParserError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+
+from promptmix.backbones.configs import PreprocessConfig
+from promptmix.backbones.preprocess import resize_and_crop
+from promptmix.config import StrictModel
+from promptmix.data.images import open_picture
+from promptmix.errors import DataError
+from promptmix.features.reading import View
+from promptmix.serving.problems import Problem
+from promptmix.serving.settings import Settings
+
+__all__ = ["BodyReader", "PictureBody", "SentPicture", "make_views", "pictures_of", "read_json"]
+
+_DATA_ADDRESS = re.compile(r"data:image/[\w.+-]{1,50};base64,")
+_BODIES_IN_HAND = 8  # of the largest size, at the same time
+
+
+class PictureBody(StrictModel):
+    """Pictures as JSON: the base64 text of a picture's file, with or without ``data:image/...;base64,`` before it."""
+
+    picture: str | None = None
+    pictures: list[str] | None = Field(default=None, min_length=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentPicture:
+    """The bytes of one picture's file, and the name that came with it."""
+
+    name: str | None
+    content: bytes
+
+
+class BodyReader:
+    """Reads bodies of at most ``max_request_bytes``; all that are being read or decoded together have eight times as many."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._most = settings.max_request_bytes
+        self._in_hand = 0
+
+    @contextlib.asynccontextmanager
+    async def body_of(self, request: Request) -> AsyncIterator[bytes]:
+        """The whole body, which counts as in hand within the block.
+
+        Raises:
+            Problem: 413, it is too long; 429, the server has too many in hand; 400, its length is no number, or whoever sent it went away.
+        """
+        length = request.headers.get("content-length", "0")
+        if not (length.isascii() and length.isdigit()):
+            raise Problem(400, "wrong-length", f"Content-Length is {length!r}, not a number of bytes")
+        if int(length) > self._most:
+            raise self._too_long()
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async for part in request.stream():
+                size += len(part)
+                self._in_hand += len(part)
+                if size > self._most:
+                    raise self._too_long()
+                if self._in_hand > _BODIES_IN_HAND * self._most:
+                    raise Problem(429, "too-many-bytes", "too many bodies are being read; come again", {"Retry-After": "1"})
+                parts.append(part)
+            yield b"".join(parts)
+        except ClientDisconnect as problem:
+            raise Problem(400, "gone", "whoever asked has gone") from problem
+        finally:
+            self._in_hand -= size
+
+    def _too_long(self) -> Problem:
+        return Problem(413, "too-many-bytes", f"the body has more than {self._most:,} bytes; send fewer or smaller pictures")
+
+
+def read_json(content: bytes, kind: type[StrictModel]) -> StrictModel:
+    """A body of JSON as what it has to be.
+
+    Raises:
+        Problem: 400, it is no JSON; 422, it is of another shape.
+    """
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError) as problem:
+        raise Problem(400, "no-json", f"the body is not JSON: {problem}") from problem
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as problem:
+        wrong = [f"{'.'.join(map(str, error['loc'])) or 'the body'}: {error['msg']}" for error in problem.errors()]
+        raise Problem(422, "wrong-body", "; ".join(wrong)) from problem
+
+
+async def pictures_of(request: Request, content: bytes, settings: Settings) -> list[SentPicture]:
+    """The pictures of a body, as files of a form or as base64 in JSON.
+
+    Raises:
+        Problem: 415, the body is of another kind; 400 and 422, it is not what it says; 413, there are too many pictures, or one
+            has too many bytes.
+    """
+    kind = _media_type(request.headers.get("content-type", ""))
+    if kind == "multipart/form-data":
+        pictures = await _from_form(request, content, settings)
+    elif kind == "application/json":
+        pictures = await asyncio.to_thread(_from_json, content, settings)
+    else:
+        detail = f"the body is {kind or 'of no kind'}; send multipart/form-data with files, or application/json with base64"
+        raise Problem(415, "unsupported-kind", detail, {"Accept": "multipart/form-data, application/json"})
+    if not pictures:
+        raise Problem(422, "no-picture", "there is no picture in the body; send at least one")
+    for place, picture in enumerate(pictures):
+        if len(picture.content) > settings.max_picture_bytes:
+            raise _too_large(place, settings)
+    return pictures
+
+
+async def make_views(
+    pictures: Sequence[SentPicture], preprocess: PreprocessConfig, max_pixels: int, decoders: ThreadPoolExecutor
+) -> list[View]:
+    """Pictures resized and cropped as the model's image tower sees them, by the decoders' threads.
+
+    Raises:
+        Problem: 422, one is no picture, is damaged, or has too many pixels.
+    """
+
+    def make(place: int, picture: SentPicture) -> View:
+        try:
+            return resize_and_crop(open_picture(picture.content, max_pixels=max_pixels), preprocess)
+        except DataError as problem:
+            named = f"picture {place + 1}" + ("" if picture.name is None else f" ({picture.name[:100]})")
+            raise Problem(422, "unusable-picture", f"{named}: {problem}") from problem
+
+    loop = asyncio.get_running_loop()
+    work = [loop.run_in_executor(decoders, make, place, picture) for place, picture in enumerate(pictures)]
+    try:
+        return list(await asyncio.gather(*work))
+    finally:
+        for one in work:
+            one.cancel()  # those that have not begun, where one was unusable or nobody waits any more
+
+
+def _media_type(header: str) -> str:
+    message = Message()
+    message["content-type"] = header
+    return message.get_content_type() if header.strip() else ""
+
+
+async def _from_form(request: Request, content: bytes, settings: Settings) -> list[SentPicture]:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield content
+
+    parser = MultiPartParser(request.headers, stream(), max_files=settings.max_pictures, max_fields=1)
+    try:
+        form = await parser.parse()
+    except (MultiPartException, FormParserError, ValueError, KeyError) as problem:
+        reason = getattr(problem, "message", str(problem))
+        if reason.startswith("Too many files"):
+            raise _too_many(settings) from problem
+        raise Problem(400, "no-form", f"the form cannot be read: {reason}") from problem
+    try:
+        pictures = []
+        for field, value in form.multi_items():
+            if not isinstance(value, UploadFile):
+                raise Problem(422, "no-file", f"field {field[:50]!r} is a text, not a file; send pictures as files")
+            pictures.append(SentPicture(name=value.filename, content=await value.read()))
+        return pictures
+    finally:
+        await form.close()
+
+
+def _from_json(content: bytes, settings: Settings) -> list[SentPicture]:
+    body = read_json(content, PictureBody)
+    assert isinstance(body, PictureBody)
+    if (body.picture is None) == (body.pictures is None):
+        raise Problem(422, "wrong-body", "give either picture, a base64 text, or pictures, a list of them")
+    texts = [body.picture] if body.picture is not None else body.pictures or []
+    if len(texts) > settings.max_pictures:
+        raise _too_many(settings)
+    return [_from_base64(place, text, settings) for place, text in enumerate(texts)]
+
+
+def _from_base64(place: int, text: str, settings: Settings) -> SentPicture:
+    if text[:8].lower().startswith(("http://", "https://")):
+        raise Problem(422, "no-address", f"picture {place + 1} is an address; pictures are not fetched, send the file's bytes")
+    head = _DATA_ADDRESS.match(text)
+    text = "".join(text[head.end() if head else 0 :].split())
+    if len(text) * 3 // 4 > settings.max_picture_bytes + 2:
+        raise _too_large(place, settings)
+    try:
+        return SentPicture(name=None, content=base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError) as problem:
+        raise Problem(422, "no-base64", f"picture {place + 1} is not base64: {problem}") from problem
+
+
+def _too_many(settings: Settings) -> Problem:
+    return Problem(
+        413, "too-many-pictures", f"there are more than {settings.max_pictures} pictures; send them in several requests"
+    )
+
+
+def _too_large(place: int, settings: Settings) -> Problem:
+    detail = f"picture {place + 1} has more than {settings.max_picture_bytes:,} bytes; make it smaller"
+    return Problem(413, "too-many-bytes", detail)
