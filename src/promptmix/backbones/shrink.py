@@ -55,7 +55,10 @@ def shrunk(
 
 
 def _rounded(summed: np.ndarray[Any, np.dtype[np.int32]], precision: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.clip((summed + (1 << (precision - 1))) >> precision, 0, 255).astype(np.uint8)
+    rounded: np.ndarray[Any, np.dtype[np.uint8]] = np.clip((summed + (1 << (precision - 1))) >> precision, 0, 255).astype(
+        np.uint8
+    )
+    return rounded
 
 
 def _weights(length: int, new_length: int, interpolation: Image.Resampling) -> tuple[Any, int]:
@@ -82,7 +85,7 @@ def _weights(length: int, new_length: int, interpolation: Image.Resampling) -> t
 def _kernel(distance: Float[np.ndarray, "*rows"], interpolation: Image.Resampling) -> Float[np.ndarray, "*rows"]:
     far = np.abs(distance)
     if interpolation is Image.Resampling.BILINEAR:
-        return np.maximum(1 - far, 0)
+        return np.where(far < 1, 1 - far, 0.0)
     near = ((_CUBIC + 2) * far - (_CUBIC + 3)) * far * far + 1
     outer = ((_CUBIC * far - 5 * _CUBIC) * far + 8 * _CUBIC) * far - 4 * _CUBIC
     return np.where(far < 1, near, np.where(far < 2, outer, 0.0))
