@@ -249,6 +249,8 @@ def _quantize(plain: Path, path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(plain)
+    # The library turns weights over, and then stumbles over what is written of their shapes.
+    del model.graph.value_info[:]
     # Said to have been prepared: the library would otherwise ask for it, on a logger that is everybody's.
     onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
     quantize_dynamic(
