@@ -180,3 +180,12 @@ def test_the_python_of_the_page_on_calibration(desk: Path) -> None:
     names: dict[str, Any] = {"__name__": "page"}
     exec(compile(block, "calibration.md", "exec"), names)
     assert names["classifier"]._fitted().model.calibration.abstain.wanted == 0.8
+
+
+def test_the_commands_of_the_page_on_exporting(promptmix: Promptmix, desk: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="exported models run by onnxruntime")
+    pytest.importorskip("onnxscript", reason="exporting needs the libraries for ONNX")
+    commands = commands_of("export.md")
+    assert [words[0] for words in commands] == ["train", "export", "predict", "info", "export", "export"]
+    run_all(promptmix, commands, desk)
+    assert (desk / "small.onnx").stat().st_size < (desk / "model.onnx").stat().st_size

@@ -78,7 +78,7 @@ def resize_part(
     for first in range(0, height, _STRIP):
         last = min(first + _STRIP, height)
         pixels[first:last] = np.asarray(image.crop((left, top + first, right, top + last)))
-    if "torch" not in sys.modules:
+    if sys.modules.get("torch") is None:
         return shrunk(pixels, size, interpolation)
     import torch
     from torch.nn import functional

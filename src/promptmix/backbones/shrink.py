@@ -27,7 +27,7 @@ def shrinks_as_torch() -> bool:
 
     Without torch it is taken to be there on every x86 processor of 64 bits, as it is on all of the last ten years.
     """
-    if "torch" in sys.modules:
+    if sys.modules.get("torch") is not None:
         import torch
 
         return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")

@@ -111,10 +111,13 @@ def export_model(
         quantize: with matrix products of 8-bit numbers in the image tower; what the file says is then only nearly what torch says.
 
     Raises:
-        ConfigError, DataError: as :func:`refuse_export`; or the libraries for ONNX are not installed.
+        ConfigError, DataError: as :func:`refuse_export`; or the backbone is in another precision or on
+            another device, or the libraries for ONNX are not installed.
         CheckpointError: the backbone is not the model's, or a probability of the graph differs from torch's by more than ``TOLERANCE``.
     """
     refuse_export(model, out, overwrite)
+    if backbone.precision != "fp32" or backbone.device.type != "cpu":
+        raise ConfigError(f"backbone {backbone.name} is in {backbone.precision} on {backbone.device}; load it with device='cpu'")
     predictor = Predictor(model, backbone=backbone)
     classifier = predictor.classifier
     assert isinstance(classifier, Classifier)
