@@ -74,7 +74,9 @@ class Memory:
     alpha: float
     beta: float
 
-    def logits(self, image_features: Float[Tensor, "image embedding"], num_classes: int) -> Float[Tensor, "image class"]:
+    def logits(
+        self, image_features: Float[Tensor, "image embedding"], num_classes: int | torch.SymInt
+    ) -> Float[Tensor, "image class"]:
         """``alpha`` times the sum of the votes for each class; a class without entries has 0."""
         if torch.compiler.is_compiling():  # into a graph for any number of pictures
             return self._logits(image_features, num_classes)
@@ -82,7 +84,9 @@ class Memory:
         blocks = image_features.split(max(1, _MOST_AFFINITIES // max(1, len(self.keys))))
         return torch.cat([self._logits(block, num_classes) for block in blocks])
 
-    def _logits(self, image_features: Float[Tensor, "image embedding"], num_classes: int) -> Float[Tensor, "image class"]:
+    def _logits(
+        self, image_features: Float[Tensor, "image embedding"], num_classes: int | torch.SymInt
+    ) -> Float[Tensor, "image class"]:
         votes = torch.exp(self.beta * (image_features @ self.keys.T - 1))
         return self.alpha * votes.new_zeros(votes.shape[0], num_classes).index_add(1, self.labels, votes)
 
