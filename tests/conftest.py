@@ -62,3 +62,11 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder {folder.name}/ beside the checkout: real pictures and golden vectors are not here")
     return folder
+
+
+@pytest.fixture
+def subprocess_environment() -> dict[str, str]:
+    """For processes that import the package from this checkout."""
+    import sys
+
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -33,7 +33,7 @@ from emoji_artwork import EMOJI_TEMPLATES, Artwork
 from promptmix.backbones.base import build_vision_tower
 from promptmix.backbones.clip_tokenizer import byte_pair_tokenizer, clip_dress
 from promptmix.backbones.configs import BackboneConfig, ModifiedResNetConfig, PreprocessConfig, TextConfig
-from promptmix.backbones.preprocess import normalise_pixels
+from promptmix.backbones.pixels import normalise_pixels
 from promptmix.backbones.text_tower import TextTower
 from promptmix.backbones.tokenizer import END_OF_TEXT, START_OF_TEXT
 from promptmix.backbones.weights import save_folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +78,3 @@ def trained(promptmix: Promptmix, photos: Path, tmp_path_factory: pytest.TempPat
     out = tmp_path_factory.mktemp("trained") / "run"
     promptmix("train", photos, "--out", out, "--shots", "2", "--epochs", "1").works()
     return out
-
-
-@pytest.fixture
-def subprocess_environment() -> dict[str, str]:
-    """For processes that import the package from this checkout."""
-    import sys
-
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

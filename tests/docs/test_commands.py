@@ -187,3 +187,12 @@ def test_the_commands_of_the_page_on_the_server(promptmix: Promptmix, desk: Path
     commands = [words for words in commands_of("serving.md") if words[0] != "serve"]
     assert len(commands) >= 5
     run_all(promptmix, commands, desk)
+
+
+def test_the_commands_of_the_page_on_exporting(promptmix: Promptmix, desk: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="exported models run by onnxruntime")
+    pytest.importorskip("onnxscript", reason="exporting needs the libraries for ONNX")
+    commands = commands_of("export.md")
+    assert [words[0] for words in commands] == ["train", "export", "predict", "info", "export", "export"]
+    run_all(promptmix, commands, desk)
+    assert (desk / "small.onnx").stat().st_size < (desk / "model.onnx").stat().st_size

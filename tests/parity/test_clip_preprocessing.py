@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from tests.backbone_files import write_clip
 
-from promptmix.backbones.preprocess import normalise_pixels, resize_and_crop
+from promptmix.backbones.pixels import normalise_pixels
+from promptmix.backbones.preprocess import resize_and_crop
 from promptmix.backbones.registry import load_backbone
 from promptmix.data.pictograms import draw
 

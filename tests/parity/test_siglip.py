@@ -27,7 +27,8 @@ from torch.nn import functional
 
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.configs import BackboneConfig, SiglipTextConfig
-from promptmix.backbones.preprocess import normalise_pixels, resize_and_crop
+from promptmix.backbones.pixels import normalise_pixels
+from promptmix.backbones.preprocess import resize_and_crop
 from promptmix.backbones.registry import load_backbone
 from promptmix.backbones.siglip_text import SiglipTextTower
 from promptmix.backbones.siglip_vision import SiglipVisionTower

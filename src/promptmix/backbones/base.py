@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from promptmix.backbones.configs import BackboneConfig, ModifiedResNetConfig, SiglipTextConfig, SiglipVisionConfig
-from promptmix.backbones.preprocess import normalise_pixels
+from promptmix.backbones.pixels import normalise_pixels
 from promptmix.backbones.siglip_text import SiglipTextTower
 from promptmix.backbones.siglip_vision import SiglipVisionTower
 from promptmix.backbones.text_tower import TextTower

@@ -1,17 +1,20 @@
-"""From a picture to a tower's input: Pillow's resize, centre crop, normalisation. The backbone's files decide how."""
+"""From a picture to what the tower is shown of it: Pillow's resize and the centre crop. The backbone's files decide how.
+
+Nothing here loads torch: an exported model is run without it, and sees the same bytes.
+"""
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional
 
 from promptmix.backbones.configs import PreprocessConfig
+from promptmix.backbones.shrink import shrinks_as_torch, shrunk
 
-__all__ = ["normalise_pixels", "resize_and_crop", "resize_part"]
+__all__ = ["resize_and_crop", "resize_part"]
 
 _STRIP = 128  # rows that are copied at a time: little enough to stay in the processor's cache
 
@@ -57,7 +60,7 @@ def resize_part(
     """A part of an RGB picture at another size, as Pillow resizes it.
 
     Where a part becomes at least twice as small, torch does the work: with the same filter, passes and order of passes, and
-    several times as fast. It rounds its weights to 16 bits, so that some values differ from Pillow's by one level: under one in a hundred in
+    several times as fast; where it is not loaded, :mod:`promptmix.backbones.shrink` does what it does. It rounds its weights to 16 bits, so that some values differ from Pillow's by one level: under one in a hundred in
     photographs. In patterns of pure black and white, where sums end on halves, a few may differ by two. And what lies around the part
     has no influence on its outermost pixels, which with Pillow it has.
 
@@ -69,25 +72,22 @@ def resize_part(
     width, height = right - left, bottom - top
     # Of tall pictures newer versions of Pillow resize the columns first, which changes edges by many levels; torch never does.
     alike = width >= 2 * size[0] and height >= 2 * size[1] and height <= 1.7 * width
-    if not alike or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+    if not alike or not shrinks_as_torch():
         return np.array(image.resize(size, interpolation, box=part))
     pixels = np.empty((height, width, 3), np.uint8)
     for first in range(0, height, _STRIP):
         last = min(first + _STRIP, height)
         pixels[first:last] = np.asarray(image.crop((left, top + first, right, top + last)))
+    if sys.modules.get("torch") is None:
+        return shrunk(pixels, size, interpolation)
+    import torch
+    from torch.nn import functional
+
     resized = functional.interpolate(
         torch.from_numpy(pixels).permute(2, 0, 1)[None],
         size=(size[1], size[0]),
         mode=interpolation.name.lower(),
         antialias=True,
     )
-    return resized[0].permute(1, 2, 0).contiguous().numpy()
-
-
-def normalise_pixels(
-    pixels: UInt8[Tensor, "image height width 3"], config: PreprocessConfig
-) -> Float[Tensor, "image 3 height width"]:
-    """Bytes to the tower's input; done on the tower's device, a batch at a time."""
-    mean = torch.tensor(config.mean, device=pixels.device).mul(255)
-    deviation = torch.tensor(config.standard_deviation, device=pixels.device).mul(255)
-    return ((pixels.float() - mean) / deviation).permute(0, 3, 1, 2).contiguous()
+    shown: UInt8[np.ndarray, "height width 3"] = resized[0].permute(1, 2, 0).contiguous().numpy()
+    return shown

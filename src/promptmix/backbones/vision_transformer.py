@@ -46,12 +46,12 @@ class VisionTransformer(nn.Module):
         first = self.class_embedding.expand(patches.shape[0], 1, -1)
         hidden = torch.cat([first, patches], dim=1) + self.position_embedding
         if prompts:
-            hidden = torch.cat([hidden, prompts[0].to(hidden.dtype).expand(len(hidden), -1, -1)], dim=1)
+            hidden = torch.cat([hidden, prompts[0].to(hidden.dtype).expand(hidden.shape[0], -1, -1)], dim=1)
         hidden = self.pre_norm(hidden)
         for number, block in enumerate(self.blocks):
             if 0 < number < len(prompts):
                 kept = hidden.shape[1] - prompts[number - 1].shape[0]
-                hidden = torch.cat([hidden[:, :kept], prompts[number].to(hidden.dtype).expand(len(hidden), -1, -1)], dim=1)
+                hidden = torch.cat([hidden[:, :kept], prompts[number].to(hidden.dtype).expand(hidden.shape[0], -1, -1)], dim=1)
             hidden = block(hidden, causal=False)
         return functional.linear(self.post_norm(hidden[:, 0]), self.projection.weight)
 

@@ -241,7 +241,7 @@ def calibrate(
 @app.command(epilog="Example: promptmix predict model new/*.jpg --csv")
 @guarded
 def predict(
-    model: Annotated[Path, typer.Argument(help="Model or run folder.")],
+    model: Annotated[Path, typer.Argument(help="Model or run folder, or a .onnx file of promptmix export.")],
     sources: Annotated[list[str], typer.Argument(help="Pictures, patterns, folders, tables, .tar files, data sets.")],
     image_column: ImageColumn = None,
     csv_output: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
@@ -277,6 +277,8 @@ def predict(
     if out is not None:
         if csv_output:
             raise typer.BadParameter("--csv prints on stdout; with --out write --format csv")
+        if model.suffix.lower() == ".onnx":
+            raise typer.BadParameter("--out writes part files of a model folder; an exported model prints on stdout")
         from promptmix.cli import predict_bulk
 
         predict_bulk.predict_bulk(
@@ -361,13 +363,43 @@ def serve(
 @app.command(epilog="Example: promptmix info bundled")
 @guarded
 def info(
-    what: Annotated[str, typer.Argument(help="'bundled', a backbone folder, a model folder or a run folder.")] = "bundled",
+    what: Annotated[
+        str, typer.Argument(help="'bundled', a backbone folder, a model folder, a run folder or an exported model.")
+    ] = "bundled",
     json_output: Json = False,
 ) -> None:
     """Show what a backbone or a model is."""
+    if what.lower().endswith(".onnx"):
+        from promptmix.cli import info_exported
+
+        info_exported.info(Path(what), json_output)
+        return
     from promptmix.cli import info as verb
 
     verb.info(what, json_output)
+
+
+@app.command(epilog="Example: promptmix export run --out model.onnx --check photos/test")
+@guarded
+def export(
+    model: Annotated[Path, typer.Argument(help="Model or run folder.")],
+    out: Annotated[Path, typer.Option(help="File to write; its name ends in .onnx.")],
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Matrix products of 8-bit numbers: a smaller file that says nearly the same.")
+    ] = False,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(help="Pictures to compare with torch on, as for predict; drawn ones unless told otherwise. Repeatable."),
+    ] = None,
+    image_column: ImageColumn = None,
+    backbone: BackboneOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Write a model as one ONNX file that predicts without torch and without this model folder."""
+    from promptmix.cli import export as verb
+
+    verb.export(model, out, int8, check or [], image_column, backbone, overwrite, json_output)
 
 
 @classes_app.command("list", epilog="Example: promptmix classes list model")

@@ -7,16 +7,21 @@ import csv
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from promptmix.cli.output import percent, progress
 from promptmix.data.read import Columns, list_any_pictures
 from promptmix.errors import ConfigError, DataError, printable
-from promptmix.evaluation.evaluate import Prediction
+from promptmix.evaluation.predictions import Prediction
 from promptmix.features.cache import FeatureCache
-from promptmix.inference.predictor import Predictor
+from promptmix.inference.exported import is_exported
+from promptmix.inference.onnx_predictor import OnnxPredictor
 from promptmix.nn.calibration import NONE_OF_THESE, Calibration
+
+if TYPE_CHECKING:
+    from promptmix.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +40,19 @@ def predict(
     json_output: bool,
 ) -> None:
     pictures = list_any_pictures(sources, Columns(image=image_column))
-    predictor = Predictor.from_folder(
-        folder, backbone=backbone, device=device, precision=precision, cache=FeatureCache() if cache else None
-    )
-    calibration = predictor.model.calibration
+    predictor: OnnxPredictor | Predictor
+    if is_exported(folder):
+        _refuse_options(
+            {"--backbone": backbone is None, "--device": device in ("auto", "cpu"), "--precision": precision == "auto"}
+        )
+        predictor = OnnxPredictor(folder)
+        calibration = predictor.facts.calibration
+    else:
+        from promptmix.inference.predictor import Predictor  # brings torch, which exported models do without
+
+        features = FeatureCache() if cache else None
+        predictor = Predictor.from_folder(folder, backbone=backbone, device=device, precision=precision, cache=features)
+        calibration = predictor.model.calibration
     if multi_label and (calibration is None or calibration.multi_label is None):
         raise ConfigError(f"{folder} has no thresholds for --multi-label; promptmix calibrate {folder} fits some")
     out = sys.stdout
@@ -61,6 +75,14 @@ def predict(
             on_progress("pictures", batch.done, len(pictures), "")
     if num_unread:
         raise DataError(f"{num_unread} of {len(pictures)} pictures could not be read; the others were predicted")
+
+
+def _refuse_options(fits: Mapping[str, bool]) -> None:
+    for name, value in fits.items():
+        if not value:
+            raise ConfigError(
+                f"{name} is for model folders; an exported model has its own backbone, in float32, and runs on the CPU"
+            )
 
 
 def _writer(

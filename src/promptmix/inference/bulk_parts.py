@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from promptmix.errors import ConfigError, DataError
-from promptmix.evaluation.evaluate import Prediction
+from promptmix.evaluation.predictions import Prediction
 from promptmix.runtime import atomic_path, write_text
 
 if TYPE_CHECKING:

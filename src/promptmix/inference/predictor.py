@@ -19,16 +19,17 @@ from promptmix.backbones.registry import load_backbone
 from promptmix.data.images import PictureSource
 from promptmix.data.records import check_class_names, class_key
 from promptmix.errors import BackboneError, CheckpointError, ConfigError, DataError, did_you_mean
-from promptmix.evaluation.evaluate import Prediction, predict_features
+from promptmix.evaluation.evaluate import predict_features
+from promptmix.evaluation.predictions import Prediction
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import iter_features
+from promptmix.inference.predicted import PredictedBatch
 from promptmix.methods.base import Method
 from promptmix.methods.registry import build_method, method_class
 from promptmix.model_folder import SavedModel, read_model
 from promptmix.nn.classifier import AnyClassifier, Classifier
 
 __all__ = [
-    "PredictedBatch",
     "PredictedPictures",
     "Predictor",
     "add_classes",
@@ -46,23 +47,6 @@ class PredictedPictures:
     predictions: list[Prediction]
     kept: tuple[int, ...]
     bad: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictedBatch:
-    """Predictions for some pictures that follow one another.
-
-    Attributes:
-        pictures: those that could be read; ``kept`` has their places among all pictures, from 0.
-        bad: the others, each with the reason.
-        done: pictures read so far, in this batch and all before it, those that could not be read too.
-    """
-
-    predictions: list[Prediction]
-    pictures: tuple[PictureSource, ...]
-    kept: tuple[int, ...]
-    bad: tuple[tuple[str, str], ...]
-    done: int
 
 
 class Predictor:

@@ -74,15 +74,21 @@ class Memory:
     alpha: float
     beta: float
 
-    def logits(self, image_features: Float[Tensor, "image embedding"], num_classes: int) -> Float[Tensor, "image class"]:
+    def logits(
+        self, image_features: Float[Tensor, "image embedding"], num_classes: int | torch.SymInt
+    ) -> Float[Tensor, "image class"]:
         """``alpha`` times the sum of the votes for each class; a class without entries has 0."""
+        if torch.compiler.is_compiling():  # into a graph for any number of pictures
+            return self._logits(image_features, num_classes)
         # In blocks, so that the table of image x entry does not grow with the pictures.
         blocks = image_features.split(max(1, _MOST_AFFINITIES // max(1, len(self.keys))))
         return torch.cat([self._logits(block, num_classes) for block in blocks])
 
-    def _logits(self, image_features: Float[Tensor, "image embedding"], num_classes: int) -> Float[Tensor, "image class"]:
+    def _logits(
+        self, image_features: Float[Tensor, "image embedding"], num_classes: int | torch.SymInt
+    ) -> Float[Tensor, "image class"]:
         votes = torch.exp(self.beta * (image_features @ self.keys.T - 1))
-        return self.alpha * votes.new_zeros(len(votes), num_classes).index_add(1, self.labels, votes)
+        return self.alpha * votes.new_zeros(votes.shape[0], num_classes).index_add(1, self.labels, votes)
 
     def of_classes(self, places: Sequence[int | None], num_classes: int) -> Memory:
         """The entries of the classes that are left, renumbered; see :meth:`Classifier.with_classes`."""

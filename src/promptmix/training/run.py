@@ -22,8 +22,9 @@ from promptmix.data.records import LabelledPictures, PictureSet
 from promptmix.data.splits import split_hash, write_split
 from promptmix.distributed.group import broadcast_json, broadcast_tensors, is_first, num_ranks
 from promptmix.errors import CheckpointError, ConfigError, listed, printable
-from promptmix.evaluation.evaluate import Prediction, class_logits, predictions_of
+from promptmix.evaluation.evaluate import class_logits
 from promptmix.evaluation.metrics import Metrics, measure
+from promptmix.evaluation.predictions import Prediction, predictions_of
 from promptmix.evaluation.results import RunResult, peak_memory_bytes, read_result, versions, write_result
 from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features
@@ -252,7 +253,7 @@ def run(
         },
     )
     if folder is not None:
-        predictions = predictions_of(logits, expert_weights, training.class_names, method.expert_names, top=1)
+        predictions = predictions_of(logits.numpy(), expert_weights.numpy(), training.class_names, method.expert_names, top=1)
         _write_predictions(folder / "predictions.csv", shown, test_labels, training.class_names, predictions)
         write_model(folder / "model", model, overwrite=True)
         write_result(folder / "result.json", result)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.configs import VisionTransformerConfig
-from promptmix.backbones.preprocess import normalise_pixels
+from promptmix.backbones.pixels import normalise_pixels
 from promptmix.backbones.registry import load_backbone
 from promptmix.backbones.vision_transformer import VisionTransformer
 from promptmix.errors import BackboneError
