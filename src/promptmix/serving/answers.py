@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from pydantic import Field
 
 from promptmix.config import StrictModel
 from promptmix.data.class_words import ClassWords
-from promptmix.evaluation.evaluate import Prediction, predictions_of
+from promptmix.evaluation.predictions import Prediction, predictions_of
 from promptmix.serving.batching import Answered
 from promptmix.serving.models import LoadedModel
 from promptmix.serving.pictures import SentPicture
@@ -137,12 +136,7 @@ def predicted_of(model: str, answered: Answered, pictures: Sequence[SentPicture]
     """The body of an answer: see :class:`Predicted`."""
     engine, output = answered.by.engine, answered.output
     predictions = predictions_of(
-        torch.from_numpy(output.logits),
-        torch.from_numpy(output.expert_weights),
-        engine.class_names,
-        engine.expert_names,
-        top,
-        engine.calibration,
+        output.logits, output.expert_weights, engine.class_names, engine.expert_names, top, engine.calibration
     )
     said = [_one(prediction, picture, experts) for prediction, picture in zip(predictions, pictures, strict=True)]
     return {"model": model, "version": answered.by.version, "predictions": said}
