@@ -6,6 +6,7 @@ Nothing here loads torch: an exported model is run without it, and sees the same
 from __future__ import annotations
 
 import sys
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,12 +15,15 @@ from PIL import Image
 from promptmix.backbones.configs import PreprocessConfig
 from promptmix.backbones.shrink import shrinks_as_torch, shrunk
 
-__all__ = ["resize_and_crop", "resize_part"]
+__all__ = ["View", "resize_and_crop", "resize_part"]
+
+View: TypeAlias = UInt8[np.ndarray, "crop crop 3"]
+"""What the tower is shown of one picture."""
 
 _STRIP = 128  # rows that are copied at a time: little enough to stay in the processor's cache
 
 
-def resize_and_crop(image: Image.Image, config: PreprocessConfig) -> UInt8[np.ndarray, "crop crop 3"]:
+def resize_and_crop(image: Image.Image, config: PreprocessConfig) -> View:
     """The test-time view of an RGB picture: short side to ``config.resize``, then the centre; or all of it, squashed."""
     interpolation = Image.Resampling[config.interpolation.upper()]
     if config.resize_mode == "squash":

@@ -15,13 +15,14 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from promptmix.backbones.base import Backbone
+from promptmix.backbones.preprocess import View
 from promptmix.data.images import PictureSource, StoredPicture, content_key
 from promptmix.data.transforms import Augmentation
 from promptmix.distributed.group import gather_json
 from promptmix.distributed.rows import gather_table, own_share
 from promptmix.errors import BackboneError, ConfigError, DataError, UnreadablePictureError
 from promptmix.features.cache import FeatureCache, Key, Vector
-from promptmix.features.reading import View, make_views, reading_threads, reads_ahead, view_names
+from promptmix.features.reading import make_views, reading_threads, reads_ahead, view_names
 from promptmix.features.table import new_table
 
 __all__ = ["Extracted", "FeatureBatch", "extract_features", "iter_features"]

@@ -11,23 +11,19 @@ import functools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from PIL import Image
 
 from promptmix.backbones.configs import PreprocessConfig
-from promptmix.backbones.preprocess import resize_and_crop, resize_part
+from promptmix.backbones.preprocess import View, resize_and_crop, resize_part
 from promptmix.data.images import PictureSource, open_picture
 from promptmix.data.transforms import Augmentation, augmented_view
 from promptmix.distributed.group import num_ranks_here
 from promptmix.runtime import numpy_generator
 
-__all__ = ["View", "augmented", "make_views", "reading_threads", "reads_ahead", "view_names"]
-
-View: TypeAlias = UInt8[np.ndarray, "crop crop 3"]
+__all__ = ["augmented", "make_views", "reading_threads", "reads_ahead", "view_names"]
 
 _TEST_VIEW = "test"
 _MOST_THREADS = 16  # each may hold a whole decoded picture

@@ -21,7 +21,7 @@ from promptmix.data.images import PictureSource, open_picture
 from promptmix.data.pictograms import CLASS_NAMES, draw
 from promptmix.errors import CheckpointError, ConfigError, DataError
 from promptmix.inference.export_graph import OPSET, ExportedModule, onnx_graph
-from promptmix.inference.exported import SUFFIX, ExportedFacts, is_exported, metadata_of
+from promptmix.inference.exported import SUFFIX, ExportedFacts, data_path, is_exported, metadata_of
 from promptmix.inference.onnx_predictor import OnnxPredictor
 from promptmix.inference.predictor import Predictor, needs_text
 from promptmix.model_folder import SavedModel
@@ -95,7 +95,7 @@ def refuse_export(model: SavedModel, out: Path, overwrite: bool) -> None:
         raise ConfigError(f"--out {out} does not end in {SUFFIX}; write --out {out.name or 'model'}{SUFFIX}")
     if out.is_dir():
         raise DataError(f"{out} is a folder; choose a file to write to")
-    for there in (out, out.with_name(f"{out.name}.data")):
+    for there in (out, data_path(out)):
         if there.exists() and not overwrite:
             raise DataError(f"{there} is there already; choose another file, or pass --overwrite")
 
@@ -130,7 +130,7 @@ def export_model(
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp") as folder:
             plain = Path(folder) / out.name
-            _write_graph(graph, plain, f"{out.name}.data")
+            _write_graph(graph, plain, data_path(out).name)
             _write_facts(plain, _facts(model, preprocess, classifier, False, 0.0))
             agreement = _compared(plain, temperature, sample, expected)
             if not agreement.max_difference <= TOLERANCE:
@@ -278,7 +278,7 @@ def _after_features(graph: Any) -> list[str]:
 
 
 def _put_in_place(staged: Path, out: Path) -> tuple[Path, ...]:
-    data, data_out = staged.with_name(f"{out.name}.data"), out.with_name(f"{out.name}.data")
+    data, data_out = data_path(staged), data_path(out)
     pairs, replaces = [(data, data_out)] if data.exists() else [], out.exists()
     for source, target in [*pairs, (staged, out)]:
         with source.open("rb") as written:

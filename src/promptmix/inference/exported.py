@@ -24,7 +24,7 @@ from promptmix.errors import CheckpointError
 from promptmix.nn.calibration import Calibration
 from promptmix.runtime import short_hash
 
-__all__ = ["CLASS_FEATURES", "INPUT", "OUTPUTS", "SUFFIX", "ExportedFacts", "facts_of", "is_exported", "metadata_of"]
+__all__ = ["CLASS_FEATURES", "INPUT", "OUTPUTS", "SUFFIX", "ExportedFacts", "data_path", "facts_of", "is_exported", "metadata_of"]
 
 SUFFIX = ".onnx"
 INPUT = "pixels"
@@ -77,6 +77,11 @@ class ExportedFacts(StrictModel):
 def is_exported(path: Path | str) -> bool:
     """Whether a path is meant to be that of an exported model: it ends in ``.onnx``."""
     return Path(path).suffix.lower() == SUFFIX
+
+
+def data_path(path: Path) -> Path:
+    """Where the tensors of an exported model lie if it is larger than one file of ONNX may be: beside it."""
+    return path.with_name(f"{path.name}.data")
 
 
 def metadata_of(facts: ExportedFacts) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from promptmix.backbones.preprocess import resize_and_crop
+from promptmix.backbones.preprocess import View, resize_and_crop
 from promptmix.data.images import PictureSource, StoredPicture, open_picture
 from promptmix.errors import CheckpointError, ConfigError, DataError, UnreadablePictureError
 from promptmix.evaluation.predictions import predictions_of
@@ -100,7 +100,7 @@ class OnnxPredictor:
         if kept_so_far == 0:
             raise DataError(f"none of the {done} pictures can be read; the first: {first_problem}")
 
-    def _view_or_problem(self, picture: PictureSource) -> UInt8[np.ndarray, "crop crop 3"] | DataError:
+    def _view_or_problem(self, picture: PictureSource) -> View | DataError:
         try:
             return resize_and_crop(open_picture(picture), self.facts.preprocess)
         except DataError as problem:
@@ -109,7 +109,7 @@ class OnnxPredictor:
     def _predicted(
         self,
         pictures: Sequence[PictureSource],
-        views: Sequence[UInt8[np.ndarray, "crop crop 3"] | DataError],
+        views: Sequence[View | DataError],
         first: int,
         top: int,
         skip_bad: bool,

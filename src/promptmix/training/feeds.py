@@ -15,11 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from promptmix.backbones.base import Backbone
-from promptmix.backbones.preprocess import resize_and_crop
+from promptmix.backbones.preprocess import View, resize_and_crop
 from promptmix.data.images import PictureSource, open_picture
 from promptmix.data.transforms import Augmentation
 from promptmix.distributed.rows import own_share, split_rows
-from promptmix.features.reading import View, augmented, reading_threads, reads_ahead
+from promptmix.features.reading import augmented, reading_threads, reads_ahead
 from promptmix.methods.base import Method
 from promptmix.runtime import numpy_generator, torch_generator
 from promptmix.structs import Batch
