@@ -1,4 +1,4 @@
-"""A small trained model, and an engine that can be held back, for all tests of the server."""
+"""A small trained model, also exported, and an engine that can be held back, for all tests of the server."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import httpx2
 import numpy as np
 import pytest
 from PIL import Image
+from tests.cli.conftest import Promptmix, promptmix
 
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.configs import PreprocessConfig
@@ -22,12 +23,16 @@ from promptmix.data.records import LabelledPictures
 from promptmix.features.cache import FeatureCache
 from promptmix.model_folder import SavedModel
 from promptmix.nn.calibration import Calibration
-from promptmix.serving.app import Service, create_app
+from promptmix.serving.app import create_app
 from promptmix.serving.engine import Engine, EngineOutput
-from promptmix.serving.models import TorchLoader
+from promptmix.serving.fetching import PictureFetcher
+from promptmix.serving.service import Service
 from promptmix.serving.settings import Settings
+from promptmix.serving.torch_engine import TorchLoader
 from promptmix.training.fit import RunConfig
 from promptmix.training.run import run
+
+__all__ = ["promptmix"]
 
 NAMES = ("anchor", "cat", "snowflake", "umbrella")
 TOKEN = "correct horse"
@@ -62,17 +67,15 @@ class HeldEngine:
         return EngineOutput(logits=logits, expert_weights=np.ones((len(pixels), 1), np.float32), features=features)
 
 
-class HeldLoader:
+class HeldLoader(TorchLoader):
     """Gives the same held engine for any folder."""
 
     def __init__(self, engine: HeldEngine) -> None:
-        self.engine = engine
+        super().__init__(backbone=None, device="cpu", precision="auto", with_text=False)
+        self._engine = engine
 
-    def load(self, model: SavedModel, folder: Path) -> Engine:
-        return self.engine
-
-    def text_backbone(self, model: SavedModel) -> Backbone:
-        return load_backbone(device="cpu")
+    def engine_of(self, model: SavedModel) -> Engine:
+        return self._engine
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +104,30 @@ def trained(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return root / "run" / "model"
 
 
+@pytest.fixture(scope="session")
+def calibrated(trained: Path, promptmix: Promptmix, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model with a calibration that has rules for abstaining and for label sets."""
+    root = tmp_path_factory.mktemp("calibrated")
+    for number, one in enumerate(draw_set(NAMES, ("stamp", "photo"), 3, 5)):
+        (root / "labelled" / one.class_name).mkdir(parents=True, exist_ok=True)
+        one.image.save(root / "labelled" / one.class_name / f"{number}.png")
+    model = Path(shutil.copytree(trained, root / "drawings"))
+    asked = ("--abstain", "coverage=0.7", "--label-sets", "0.8")
+    done = promptmix("calibrate", model, root / "labelled", *asked, "--device", "cpu")
+    assert done.code == 0, done
+    return model
+
+
+@pytest.fixture(scope="session")
+def exported(calibrated: Path, promptmix: Promptmix) -> Path:
+    """The calibrated model as a file."""
+    for library in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(library, reason="exporting, and running what was exported, needs the libraries for ONNX")
+    out = calibrated.parent / "drawings.onnx"
+    promptmix("export", calibrated, "--out", out).works()
+    return out
+
+
 @pytest.fixture
 def folder(trained: Path, tmp_path: Path) -> Path:
     """A model folder that may be changed."""
@@ -109,12 +136,15 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def service(folder: Path) -> Services:
-    """Makes a service of the model with some settings; with ``engine`` that one answers."""
+    """Makes a service of the model with some settings; with ``engine`` that one answers, and ``fetcher`` fetches pictures."""
 
-    def make(engine: HeldEngine | None = None, **settings: object) -> Service:
+    def make(
+        engine: HeldEngine | None = None, fetcher: Callable[[Settings], PictureFetcher] = PictureFetcher, **settings: object
+    ) -> Service:
         loader = TorchLoader(backbone=None, device="cpu", precision="auto", with_text=bool(settings.get("allow_class_changes")))
         made = Settings.model_validate({"max_wait": 1.0, **settings})
-        return Service({"drawings": folder}, HeldLoader(engine) if engine is not None else loader, made)
+        chosen = loader if engine is None else HeldLoader(engine)
+        return Service({"drawings": folder}, lambda path: chosen, made, fetcher=fetcher(made))
 
     return make
 

@@ -13,10 +13,15 @@ from tests.serving.conftest import TOKEN
 
 
 @contextlib.contextmanager
-def served(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process and its address; it is told to stop at the end."""
+def served(model: Path, *options: str, before: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process and its address; it is told to stop at the end.
+
+    Args:
+        before: Python that the process runs before anything else.
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PROMPTMIX_SERVE_TOKEN": TOKEN}
-    command = [sys.executable, "-m", "promptmix", "serve", str(folder), "--port", "0", "--device", "cpu", *options]
+    program = ["-c", f"{before}\nfrom promptmix.cli.main import run\nrun()"] if before else ["-m", "promptmix"]
+    command = [sys.executable, *program, "serve", str(model), "--port", "0", "--device", "cpu", *options]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None and process.stderr is not None

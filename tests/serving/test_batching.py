@@ -11,8 +11,8 @@ import pytest
 from tests.serving.conftest import HeldEngine, Services, client_of, is_problem
 
 from promptmix.backbones.configs import PreprocessConfig
+from promptmix.backbones.preprocess import View
 from promptmix.backbones.registry import load_backbone
-from promptmix.features.reading import View
 from promptmix.serving.app import create_app
 from promptmix.serving.batching import Batcher, Versioned
 from promptmix.serving.problems import Problem

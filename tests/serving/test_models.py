@@ -16,9 +16,10 @@ from promptmix.errors import CheckpointError, ConfigError, DataError
 from promptmix.inference.open_classes import add_worded_classes
 from promptmix.inference.predictor import Predictor
 from promptmix.model_folder import read_model, write_classes
-from promptmix.serving.app import Service
-from promptmix.serving.models import TorchLoader, model_names
+from promptmix.serving.models import model_names
+from promptmix.serving.service import Service
 from promptmix.serving.settings import Settings
+from promptmix.serving.torch_engine import TorchLoader
 
 AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
 
@@ -136,7 +137,7 @@ def test_several_models_by_name(folder: Path, tmp_path: Path, pictures: list[byt
     shutil.copytree(folder, tmp_path / "other")
     loader = TorchLoader(backbone=None, device="cpu", precision="auto", with_text=True)
     settings = Settings(allow_class_changes=True, token=TOKEN)
-    service = Service(model_names([str(folder), f"second={tmp_path / 'other'}"]), loader, settings)
+    service = Service(model_names([str(folder), f"second={tmp_path / 'other'}"]), lambda path: loader, settings)
 
     async def work() -> None:
         async with client_of(service) as client:
@@ -153,6 +154,9 @@ def test_several_models_by_name(folder: Path, tmp_path: Path, pictures: list[byt
 def test_names_of_models(tmp_path: Path) -> None:
     assert model_names([str(tmp_path / "a"), f"b={tmp_path}/c=d"]) == {"a": tmp_path / "a", "b": Path(f"{tmp_path}/c=d")}
     assert list(model_names([str(tmp_path / "run" / "model")])) == ["run"]
+    assert list(model_names([str(tmp_path / "run" / "pets-2.onnx"), "model.onnx", "b=model.onnx"])) == ["pets-2", "model", "b"]
+    (tmp_path / "now.onnx").symlink_to(tmp_path / "pets-2.onnx")
+    assert list(model_names([str(tmp_path / "now.onnx")])) == ["now"]
     with pytest.raises(DataError, match="two models"):
         model_names(["x/a", "y/a"])
     with pytest.raises(DataError, match="no name of a model"):
@@ -164,4 +168,4 @@ def test_names_of_models(tmp_path: Path) -> None:
 def test_no_model_no_server(tmp_path: Path) -> None:
     loader = TorchLoader(backbone=None, device="cpu", precision="auto", with_text=False)
     with pytest.raises(CheckpointError, match="no such folder"):
-        Service({"a": tmp_path / "a"}, loader, Settings())
+        Service({"a": tmp_path / "a"}, lambda path: loader, Settings())

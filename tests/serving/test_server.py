@@ -11,15 +11,13 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from tests.cli.conftest import Promptmix, promptmix
+from tests.cli.conftest import Promptmix
 from tests.serving.conftest import TOKEN, HeldEngine, Services
 from tests.serving.process import served
 
 from promptmix.cli.serve import TOKEN as TOKEN_VARIABLE
 from promptmix.errors import ConfigError
 from promptmix.serving.server import run_server
-
-__all__ = ["promptmix"]
 
 
 def until(true: Callable[[], bool]) -> None:

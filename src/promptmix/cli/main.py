@@ -320,13 +320,15 @@ def predict(
     )
 
 
-@app.command(epilog="Example: promptmix serve model --port 8000")
+@app.command(epilog="Example: promptmix serve model --port 8000; promptmix serve model.onnx")
 @guarded
 def serve(
-    models: Annotated[list[str], typer.Argument(help="Model or run folders; name=folder gives one a name.")],
+    models: Annotated[
+        list[str], typer.Argument(help="Model or run folders, or exported models (.onnx); name=PATH gives one a name.")
+    ],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    engine: Annotated[str, typer.Option(help="What runs the model: torch.")] = "torch",
+    engine: Annotated[str, typer.Option(help="What runs them: torch, onnx, or auto by what each path is.")] = "auto",
     backbone: BackboneOption = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -342,6 +344,14 @@ def serve(
     max_picture_bytes: Annotated[int, typer.Option(min=1, help="Of a picture's file.")] = 16_777_216,
     max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture.")] = 40_000_000,
     max_pictures: Annotated[int, typer.Option(min=1, help="In a request.")] = 32,
+    allow_urls: Annotated[
+        bool, typer.Option("--allow-urls", help="Fetch pictures from public http and https addresses that requests name.")
+    ] = False,
+    url_time_limit: Annotated[float, typer.Option(help="Seconds to fetch a picture.")] = 10.0,
+    url_port: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=65535, help="Port that may be asked; 80 and 443 unless told otherwise. Repeatable."),
+    ] = None,
 ) -> None:
     """Answer over HTTP, with a page to try it in a browser."""
     from promptmix.cli import serve as verb
@@ -356,8 +366,11 @@ def serve(
         "max_picture_bytes": max_picture_bytes,
         "max_pixels": max_pixels,
         "max_pictures": max_pictures,
+        "url_time_limit": url_time_limit,
     }
-    verb.serve(models, host, port, engine, backbone, device, precision, allow_class_changes, limits)
+    verb.serve(
+        models, host, port, engine, backbone, device, precision, allow_class_changes, allow_urls, url_port or [80, 443], limits
+    )
 
 
 @app.command(epilog="Example: promptmix info bundled")

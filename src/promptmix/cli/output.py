@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from promptmix.errors import ConfigError, did_you_mean
 
-__all__ = ["percent", "progress", "refuse_unknown_engine", "tell_shares"]
+__all__ = ["percent", "progress", "refuse_options_of_folders", "refuse_unknown_engine", "tell_shares"]
 
 _ENGINES = ("local", "ray")
 
@@ -50,6 +50,20 @@ def refuse_unknown_engine(name: str) -> None:
     """
     if name not in _ENGINES:
         raise ConfigError(f"unknown engine {name!r}{did_you_mean(name, _ENGINES)}")
+
+
+def refuse_options_of_folders(backbone: str | None, device: str, precision: str) -> None:
+    """Raise where options are given that mean nothing to an exported model.
+
+    Raises:
+        ConfigError: one is.
+    """
+    fits = {"--backbone": backbone is None, "--device": device in ("auto", "cpu"), "--precision": precision == "auto"}
+    for name, value in fits.items():
+        if not value:
+            raise ConfigError(
+                f"{name} is for model folders; an exported model has its own backbone, in float32, and runs on the CPU"
+            )
 
 
 def percent(share: float) -> str:

@@ -7,11 +7,11 @@ import csv
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptmix.cli.output import percent, progress
+from promptmix.cli.output import percent, progress, refuse_options_of_folders
 from promptmix.data.read import Columns, list_any_pictures
 from promptmix.errors import ConfigError, DataError, printable
 from promptmix.evaluation.predictions import Prediction
@@ -42,9 +42,7 @@ def predict(
     pictures = list_any_pictures(sources, Columns(image=image_column))
     predictor: OnnxPredictor | Predictor
     if is_exported(folder):
-        _refuse_options(
-            {"--backbone": backbone is None, "--device": device in ("auto", "cpu"), "--precision": precision == "auto"}
-        )
+        refuse_options_of_folders(backbone, device, precision)
         predictor = OnnxPredictor(folder)
         calibration = predictor.facts.calibration
     else:
@@ -75,14 +73,6 @@ def predict(
             on_progress("pictures", batch.done, len(pictures), "")
     if num_unread:
         raise DataError(f"{num_unread} of {len(pictures)} pictures could not be read; the others were predicted")
-
-
-def _refuse_options(fits: Mapping[str, bool]) -> None:
-    for name, value in fits.items():
-        if not value:
-            raise ConfigError(
-                f"{name} is for model folders; an exported model has its own backbone, in float32, and runs on the CPU"
-            )
 
 
 def _writer(

@@ -45,7 +45,7 @@ class PredictedPicture(StrictModel):
     """What is on one picture.
 
     Attributes:
-        name: of its file, where it came with one.
+        name: of its file, where it came with one; or its address.
         class_name: the answer: the most probable class, or "none of these" where the model had better not answer.
         probability: of the most probable class; ``margin``: how far that is above the second.
         top: the most probable classes, falling.
@@ -89,7 +89,7 @@ class ClassList(StrictModel):
 
 
 class ModelInfo(StrictModel):
-    """A model of the server; the first one is asked where no model is named."""
+    """A model of the server; the first one is asked where no model is named. ``class_changes``: its classes may be changed here."""
 
     name: str
     version: str
@@ -97,10 +97,11 @@ class ModelInfo(StrictModel):
     backbone: str
     num_classes: int
     num_experts: int
+    class_changes: bool
 
 
 class ModelList(StrictModel):
-    """All models of the server, and whether classes may be changed here."""
+    """All models of the server, and whether classes may be changed here at all."""
 
     models: list[ModelInfo]
     class_changes: bool

@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from promptmix.features.reading import View
+from promptmix.backbones.preprocess import View
 from promptmix.serving.engine import Engine, EngineOutput
 from promptmix.serving.problems import Problem
 

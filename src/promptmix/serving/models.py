@@ -1,4 +1,4 @@
-"""The models of a server: read from their folders, replaced when these change, and their classes changed while they answer."""
+"""The models of a server: read from their places, replaced when these change, and their classes changed while they answer."""
 
 from __future__ import annotations
 
@@ -7,74 +7,22 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-from promptmix.backbones.base import Backbone
 from promptmix.data.class_words import ClassWords
-from promptmix.errors import CheckpointError, ConfigError, DataError, PromptMixError, did_you_mean
-from promptmix.inference.predictor import Predictor, backbone_of, needs_text
-from promptmix.model_folder import SavedModel, model_path, read_model, write_classes
-from promptmix.runtime import short_hash
+from promptmix.errors import ConfigError, DataError, PromptMixError, did_you_mean
+from promptmix.inference.exported import is_exported
 from promptmix.serving.batching import Batcher, Versioned
-from promptmix.serving.engine import Engine, TorchEngine
+from promptmix.serving.engine import ClassChange, EngineLoader, FileState, file_state
 from promptmix.serving.settings import Settings
 
-__all__ = ["EngineLoader", "LoadedModel", "ServedModel", "TorchLoader", "model_names", "named"]
+__all__ = ["LoadedModel", "ServedModel", "model_names", "named"]
 
 _logger = logging.getLogger(__name__)
-
-_FILES = ("config.json", "model.safetensors", "class_features.safetensors")
-_FolderState = tuple[tuple[int, int, int], ...]
-
-
-@runtime_checkable
-class EngineLoader(Protocol):
-    """Makes engines of model folders; called from one thread at a time for each model."""
-
-    def load(self, model: SavedModel, folder: Path) -> Engine:
-        """An engine of a model that was just read from its folder."""
-        ...
-
-    def text_backbone(self, model: SavedModel) -> Backbone:
-        """The model's backbone with its text tower, to add and rename classes with.
-
-        Raises:
-            ConfigError: this kind of engine cannot change classes.
-        """
-        ...
-
-
-class TorchLoader:
-    """Loads with torch; a backbone stays in memory as long as the models are of it.
-
-    Args:
-        backbone: where the model's backbone lies now, if elsewhere.
-        device, precision: as for prediction.
-        with_text: keep the text tower too, so that classes can be added.
-    """
-
-    def __init__(self, *, backbone: str | None, device: str, precision: str, with_text: bool) -> None:
-        self._elsewhere, self._device, self._precision, self._with_text = backbone, device, precision, with_text
-        self._backbone: Backbone | None = None
-
-    def load(self, model: SavedModel, folder: Path) -> Engine:
-        return TorchEngine(Predictor(model, backbone=self._backbone_of(model, self._with_text or needs_text(model))))
-
-    def text_backbone(self, model: SavedModel) -> Backbone:
-        return self._backbone_of(model, True)
-
-    def _backbone_of(self, model: SavedModel, with_text: bool) -> Backbone:
-        loaded = self._backbone
-        fits = loaded is not None and loaded.fingerprint == model.backbone_fingerprint and not (with_text and loaded.text is None)
-        if loaded is None or not fits:
-            loaded = backbone_of(model, self._elsewhere, with_text=with_text, device=self._device, precision=self._precision)
-            self._backbone = loaded
-        return loaded
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel(Versioned):
-    """One state of a model folder, ready to answer.
+    """One state of a model, ready to answer.
 
     Attributes:
         state: of its files when it was read.
@@ -83,7 +31,7 @@ class LoadedModel(Versioned):
 
     method: str
     backbone_name: str
-    state: _FolderState
+    state: FileState
     class_words: Mapping[str, ClassWords]
 
 
@@ -93,16 +41,17 @@ class ServedModel:
     Its version is ``N-HASH``: N counts what was loaded since the server started, HASH is of the files' content.
 
     Args:
-        on_reload: told whether a changed folder could be read.
+        path: of the model folder or the exported model.
+        on_reload: told whether a changed model could be read.
 
     Raises:
-        CheckpointError, BackboneError: the folder is no model, or its backbone cannot be loaded.
+        CheckpointError, BackboneError, ConfigError: there is no model, or it cannot be run.
     """
 
     def __init__(
         self,
         name: str,
-        folder: Path,
+        path: Path,
         loader: EngineLoader,
         settings: Settings,
         *,
@@ -110,10 +59,10 @@ class ServedModel:
         on_reload: Callable[[bool], None] = lambda worked: None,
     ) -> None:
         self.name = name
-        self._folder, self._loader, self._on_reload = folder, loader, on_reload
+        self._path, self._loader, self._on_reload = path, loader, on_reload
         self._count = 0
         self._lock = asyncio.Lock()
-        self._failed: _FolderState | None = None
+        self._failed: FileState | None = None
         self.current = self._load()
         self.batcher: Batcher[LoadedModel] = Batcher(
             lambda: self.current,
@@ -123,8 +72,13 @@ class ServedModel:
             on_batch=on_batch,
         )
 
+    @property
+    def changes_classes(self) -> bool:
+        """Whether it can have other classes without being trained or exported again."""
+        return self._loader.changes_classes
+
     async def reload_if_changed(self) -> bool:
-        """Read the folder again where its files are others than before; a folder that cannot be read leaves the model as it is."""
+        """Read the model again where its files are others than before; one that cannot be read leaves all as it is."""
         async with self._lock:
             state = await asyncio.to_thread(self._state)
             if state in (None, self.current.state, self._failed):
@@ -140,81 +94,70 @@ class ServedModel:
             _logger.info("model %s is now version %s", self.name, self.current.version)
             return True
 
-    async def change_classes(self, change: Callable[[SavedModel, Callable[[], Backbone]], SavedModel]) -> LoadedModel:
+    async def change_classes(self, change: ClassChange) -> LoadedModel:
         """Change the classes on disk in one step, then answer with them; one change at a time.
-
-        Args:
-            change: from the model, and a function that gives its backbone with the text tower, to the model with other classes.
 
         Raises:
             ConfigError, DataError, CheckpointError: the change is not possible; then nothing has changed.
+            Problem: 409, this kind of model cannot have other classes.
         """
         # Shielded: whoever asked may go, but what is written is also answered with.
         return await asyncio.shield(asyncio.get_running_loop().create_task(self._change_alone(change)))
 
-    async def _change_alone(self, change: Callable[[SavedModel, Callable[[], Backbone]], SavedModel]) -> LoadedModel:
+    async def _change_alone(self, change: ClassChange) -> LoadedModel:
         async with self._lock:
             self.current = await asyncio.to_thread(self._change, change)
             return self.current
 
-    def _change(self, change: Callable[[SavedModel, Callable[[], Backbone]], SavedModel]) -> LoadedModel:
-        folder = model_path(self._folder)
-        model = read_model(folder)
-        changed = change(model, lambda: self._loader.text_backbone(model))
-        write_classes(folder, changed)
+    def _change(self, change: ClassChange) -> LoadedModel:
+        self._loader.change_classes(self._path, change)
         return self._load()
 
     def _load(self) -> LoadedModel:
-        folder = model_path(self._folder)
-        state = self._state()
-        model = read_model(folder)
-        content = [(folder / name).read_bytes() for name in ("config.json", "class_features.safetensors")]
-        if state is None or state != self._state():
-            raise CheckpointError(f"{folder} changed while it was read; try again when it is still")
-        engine = self._loader.load(model, folder)
+        read = self._loader.load(self._path)
         self._count += 1
         self._failed = None
         return LoadedModel(
-            engine=engine,
-            version=f"{self._count}-{short_hash(*content)[:12]}",
-            method=model.method,
-            backbone_name=model.backbone_name,
-            state=state,
-            class_words=model.class_words,
+            engine=read.engine,
+            version=f"{self._count}-{read.content_hash}",
+            method=read.method,
+            backbone_name=read.backbone_name,
+            state=read.state,
+            class_words=read.class_words,
         )
 
-    def _state(self) -> _FolderState | None:
-        """What the system says of the model's files; None while one is missing, because the folder is being replaced."""
-        folder = model_path(self._folder)
-        try:
-            every = [(folder / name).stat() for name in _FILES]
-        except OSError:
-            return None
-        return tuple((status.st_ino, status.st_mtime_ns, status.st_size) for status in every)
+    def _state(self) -> FileState | None:
+        return file_state(self._loader.files(self._path))
 
 
 def model_names(arguments: list[str]) -> dict[str, Path]:
-    """Folders by name, of ``name=folder`` or ``folder`` alone, whose name is that of the folder.
+    """Paths by name, of ``name=path`` or ``path`` alone: then the name is that of the folder, or of the file without its ending.
 
     Raises:
         DataError: two have the same name, or a name holds other signs than letters, digits, ``-``, ``_`` and ``.``.
-        ConfigError: no folder is given.
+        ConfigError: no path is given.
     """
     found: dict[str, Path] = {}
     for argument in arguments:
         name, equals, place = argument.partition("=")
-        folder = Path(place if equals else argument)
+        path = Path(place if equals else argument)
         if not equals:
-            resolved = folder.resolve()
-            name = resolved.parent.name if resolved.name == "model" and len(resolved.parts) > 2 else resolved.name
+            name = _name_of(path)
         if not name or not all(sign.isalnum() or sign in "-_." for sign in name):
-            raise DataError(f"{name!r} is no name of a model; letters, digits, '-', '_' and '.' are: write name={folder}")
+            raise DataError(f"{name!r} is no name of a model; letters, digits, '-', '_' and '.' are: write name={path}")
         if name in found:
-            raise DataError(f"two models are called {name!r}; give them names: first={found[name]} second={folder}")
-        found[name] = folder
+            raise DataError(f"two models are called {name!r}; give them names: first={found[name]} second={path}")
+        found[name] = path
     if not found:
         raise ConfigError("no model was given to serve")
     return found
+
+
+def _name_of(path: Path) -> str:
+    if is_exported(path):
+        return path.stem  # of a link too: what it leads to changes when the model is replaced
+    resolved = path.resolve()
+    return resolved.parent.name if resolved.name == "model" and len(resolved.parts) > 2 else resolved.name
 
 
 def named(models: Mapping[str, ServedModel], name: str | None) -> ServedModel:

@@ -21,44 +21,97 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from promptmix.backbones.configs import PreprocessConfig
-from promptmix.backbones.preprocess import resize_and_crop
+from promptmix.backbones.preprocess import View, resize_and_crop
 from promptmix.config import StrictModel
 from promptmix.data.images import open_picture
 from promptmix.errors import DataError
-from promptmix.features.reading import View
 from promptmix.serving.problems import Problem
 from promptmix.serving.settings import Settings
 
-__all__ = ["BodyReader", "PictureBody", "SentPicture", "make_views", "pictures_of", "read_json"]
+__all__ = ["AddressedPicture", "Body", "BodyReader", "PictureBody", "SentPicture", "make_views", "pictures_of", "read_json"]
 
 _DATA_ADDRESS = re.compile(r"data:image/[\w.+-]{1,50};base64,")
 _BODIES_IN_HAND = 8  # of the largest size, at the same time
 
 
 class PictureBody(StrictModel):
-    """Pictures as JSON: the base64 text of a picture's file, with or without ``data:image/...;base64,`` before it."""
+    """Pictures as JSON; those that are sent come before those that are fetched.
+
+    Attributes:
+        picture, pictures: the base64 text of a picture's file, or a list of such, with or without ``data:image/...;base64,`` before it.
+        url, urls: an address that a picture is fetched from, or a list of such, where the server allows it.
+    """
 
     picture: str | None = None
     pictures: list[str] | None = Field(default=None, min_length=1)
+    url: str | None = None
+    urls: list[str] | None = Field(default=None, min_length=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SentPicture:
-    """The bytes of one picture's file, and the name that came with it."""
+    """The bytes of one picture's file, and the name that came with it, or the address it was fetched from."""
 
     name: str | None
     content: bytes
 
 
+@dataclass(frozen=True, kw_only=True)
+class AddressedPicture:
+    """A picture that is to be fetched from an address."""
+
+    url: str
+
+
+class Body:
+    """A request's body while it is in hand.
+
+    Attributes:
+        content: all of it, once it is read.
+    """
+
+    def __init__(self, reader: BodyReader) -> None:
+        self.content = b""
+        self._reader, self._size = reader, 0
+
+    def count(self, more: int) -> None:
+        """Count bytes that come into hand for this request, be they sent or fetched.
+
+        Raises:
+            Problem: 413, they are too many for one request; 429, the server has too many in hand.
+        """
+        self._size += more
+        self._reader.in_hand += more
+        if self._size > self._reader.most:
+            raise self.too_long()
+        if self._reader.in_hand > _BODIES_IN_HAND * self._reader.most:
+            raise Problem(429, "too-many-bytes", "too many bodies are being read; come again", {"Retry-After": "1"})
+
+    def too_long(self) -> Problem:
+        """The answer where there are too many bytes for one request."""
+        detail = f"the request has more than {self._reader.most:,} bytes; send fewer or smaller pictures"
+        return Problem(413, "too-many-bytes", detail)
+
+    def release(self) -> None:
+        """Let go of all that was counted."""
+        self._reader.in_hand -= self._size
+        self._size = 0
+
+
 class BodyReader:
-    """Reads bodies of at most ``max_request_bytes``; all that are being read or decoded together have eight times as many."""
+    """Reads bodies of at most ``max_request_bytes``, with what is fetched for them; all that are being read or decoded together
+    have eight times as many.
+
+    Attributes:
+        most: bytes of one; ``in_hand``: bytes of all.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._most = settings.max_request_bytes
-        self._in_hand = 0
+        self.most = settings.max_request_bytes
+        self.in_hand = 0
 
     @contextlib.asynccontextmanager
-    async def body_of(self, request: Request) -> AsyncIterator[bytes]:
+    async def body_of(self, request: Request) -> AsyncIterator[Body]:
         """The whole body, which counts as in hand within the block.
 
         Raises:
@@ -67,27 +120,20 @@ class BodyReader:
         length = request.headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             raise Problem(400, "wrong-length", f"Content-Length is {length!r}, not a number of bytes")
-        if int(length) > self._most:
-            raise self._too_long()
+        body = Body(self)
+        if int(length) > self.most:
+            raise body.too_long()
         parts: list[bytes] = []
-        size = 0
         try:
             async for part in request.stream():
-                size += len(part)
-                self._in_hand += len(part)
-                if size > self._most:
-                    raise self._too_long()
-                if self._in_hand > _BODIES_IN_HAND * self._most:
-                    raise Problem(429, "too-many-bytes", "too many bodies are being read; come again", {"Retry-After": "1"})
+                body.count(len(part))
                 parts.append(part)
-            yield b"".join(parts)
+            body.content = b"".join(parts)
+            yield body
         except ClientDisconnect as problem:
             raise Problem(400, "gone", "whoever asked has gone") from problem
         finally:
-            self._in_hand -= size
-
-    def _too_long(self) -> Problem:
-        return Problem(413, "too-many-bytes", f"the body has more than {self._most:,} bytes; send fewer or smaller pictures")
+            body.release()
 
 
 def read_json(content: bytes, kind: type[StrictModel]) -> StrictModel:
@@ -107,14 +153,15 @@ def read_json(content: bytes, kind: type[StrictModel]) -> StrictModel:
         raise Problem(422, "wrong-body", "; ".join(wrong)) from problem
 
 
-async def pictures_of(request: Request, content: bytes, settings: Settings) -> list[SentPicture]:
-    """The pictures of a body, as files of a form or as base64 in JSON.
+async def pictures_of(request: Request, content: bytes, settings: Settings) -> list[SentPicture | AddressedPicture]:
+    """The pictures of a body, as files of a form, or as base64 and addresses in JSON.
 
     Raises:
         Problem: 415, the body is of another kind; 400 and 422, it is not what it says; 413, there are too many pictures, or one
             has too many bytes.
     """
     kind = _media_type(request.headers.get("content-type", ""))
+    pictures: Sequence[SentPicture | AddressedPicture]
     if kind == "multipart/form-data":
         pictures = await _from_form(request, content, settings)
     elif kind == "application/json":
@@ -125,9 +172,9 @@ async def pictures_of(request: Request, content: bytes, settings: Settings) -> l
     if not pictures:
         raise Problem(422, "no-picture", "there is no picture in the body; send at least one")
     for place, picture in enumerate(pictures):
-        if len(picture.content) > settings.max_picture_bytes:
+        if isinstance(picture, SentPicture) and len(picture.content) > settings.max_picture_bytes:
             raise _too_large(place, settings)
-    return pictures
+    return list(pictures)
 
 
 async def make_views(
@@ -184,20 +231,30 @@ async def _from_form(request: Request, content: bytes, settings: Settings) -> li
         await form.close()
 
 
-def _from_json(content: bytes, settings: Settings) -> list[SentPicture]:
+def _from_json(content: bytes, settings: Settings) -> list[SentPicture | AddressedPicture]:
     body = read_json(content, PictureBody)
     assert isinstance(body, PictureBody)
-    if (body.picture is None) == (body.pictures is None):
-        raise Problem(422, "wrong-body", "give either picture, a base64 text, or pictures, a list of them")
+    if None not in (body.picture, body.pictures) or None not in (body.url, body.urls):
+        raise Problem(422, "wrong-body", "give one picture or a list of pictures, one url or a list of urls, not both")
     texts = [body.picture] if body.picture is not None else body.pictures or []
-    if len(texts) > settings.max_pictures:
+    urls = [body.url] if body.url is not None else body.urls or []
+    if not texts and not urls:
+        raise Problem(422, "wrong-body", "give picture, a base64 text, or pictures, a list of them; or url or urls")
+    if len(texts) + len(urls) > settings.max_pictures:
         raise _too_many(settings)
-    return [_from_base64(place, text, settings) for place, text in enumerate(texts)]
+    if urls and not settings.allow_urls:
+        detail = "pictures are not fetched from addresses here; send the file's bytes, or start the server with --allow-urls"
+        raise Problem(422, "no-address", detail)
+    return [
+        *(_from_base64(place, text, settings) for place, text in enumerate(texts)),
+        *(AddressedPicture(url=url) for url in urls),
+    ]
 
 
 def _from_base64(place: int, text: str, settings: Settings) -> SentPicture:
     if text[:8].lower().startswith(("http://", "https://")):
-        raise Problem(422, "no-address", f"picture {place + 1} is an address; pictures are not fetched, send the file's bytes")
+        advice = "give it as url" if settings.allow_urls else "pictures are not fetched here, send the file's bytes"
+        raise Problem(422, "no-address", f"picture {place + 1} is an address; {advice}")
     head = _DATA_ADDRESS.match(text)
     text = "".join(text[head.end() if head else 0 :].split())
     if len(text) * 3 // 4 > settings.max_picture_bytes + 2:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from promptmix.errors import ConfigError
-from promptmix.serving.app import Service, create_app
+from promptmix.serving.app import create_app
+from promptmix.serving.service import Service
 
 __all__ = ["run_server"]
 
@@ -28,7 +29,7 @@ class _Server(uvicorn.Server):
 
 
 def run_server(service: Service, host: str, port: int, on_started: Callable[[str], None] = lambda address: None) -> None:
-    """Serve until SIGTERM or SIGINT; a second one ends it at once. SIGHUP reads changed model folders without delay.
+    """Serve until SIGTERM or SIGINT; a second one ends it at once. SIGHUP reads changed models without delay.
 
     Args:
         port: 0 takes a free one.

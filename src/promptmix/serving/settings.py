@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from promptmix.config import StrictModel
@@ -24,7 +26,10 @@ class Settings(StrictModel):
         max_pictures: in one request.
         allow_class_changes: whether classes may be changed over HTTP; ``token`` is then asked for.
         token: what stands behind ``Authorization: Bearer``.
-        watch_seconds: how often the model folders are looked at for a change.
+        allow_urls: whether pictures are fetched from addresses.
+        url_time_limit: seconds to fetch one picture, from its name to its last byte, with all that it is redirected to.
+        url_ports: that may be asked for a picture.
+        watch_seconds: how often the models are looked at for a change.
     """
 
     max_batch: int = Field(default=32, ge=1)
@@ -38,4 +43,7 @@ class Settings(StrictModel):
     max_pictures: int = Field(default=32, ge=1)
     allow_class_changes: bool = False
     token: str | None = Field(default=None, min_length=8, repr=False)
+    allow_urls: bool = False
+    url_time_limit: float = Field(default=10.0, gt=0)
+    url_ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = Field(default=(80, 443), min_length=1)
     watch_seconds: float = Field(default=1.0, gt=0)
