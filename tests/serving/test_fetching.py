@@ -289,16 +289,16 @@ def test_pictures_of_addresses_are_answered_as_those_that_are_sent(service: Serv
     async def ask() -> None:
         async with web.open(), client_of(service(fetcher=web.fetcher, allow_urls=True)) as client:
             expected = (await client.post("/v1/predict", files=[("picture", one) for one in pictures[:3]])).json()["predictions"]
-            plain = [{**one, "name": None} for one in expected]
-            one = await client.post("/v1/predict", json={"url": first})
-            assert one.status_code == 200, one.text
-            assert one.json()["predictions"] == [{**expected[0], "name": first}]
             sent = base64.b64encode(pictures[2]).decode()
-            many = (await client.post("/v1/predict", json={"pictures": [sent], "urls": [second, first]})).json()["predictions"]
-            assert [each["name"] for each in many] == [None, second, first]
-            assert [each["class"] for each in many] == [plain[place]["class"] for place in (2, 1, 0)]
-            for each, place in zip(many, (2, 1, 0), strict=True):
-                assert each["probability"] == pytest.approx(plain[place]["probability"], abs=1e-6)
+            asked = {"url": first}, {"pictures": [sent], "urls": [second, first]}
+            for body, names, places in zip(asked, ([first], [None, second, first]), ([0], [2, 1, 0]), strict=True):
+                answer = await client.post("/v1/predict", json=body)
+                assert answer.status_code == 200, answer.text
+                said = answer.json()["predictions"]
+                assert [one["name"] for one in said] == names
+                for one, other in zip(said, [expected[place] for place in places], strict=True):
+                    assert one["class"] == other["class"]
+                    assert one["probability"] == pytest.approx(other["probability"], abs=1e-6)
             answer = await client.post("/v1/embed", json={"picture": sent, "url": first})
             assert len(answer.json()["embeddings"]) == 2
             is_problem(await client.post("/v1/predict", json={"picture": first}), 422, "no-address")
