@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from promptmix.backbones.base import Backbone
-from promptmix.backbones.registry import load_backbone
+from promptmix.backbones.registry import known_licence, load_backbone
 from promptmix.data.images import PictureSource, StoredPicture
 from promptmix.data.records import LabelledPictures, PictureSet
 from promptmix.data.splits import split_hash, write_split
@@ -30,6 +30,7 @@ from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features
 from promptmix.methods.base import Recipe
 from promptmix.methods.registry import build_method, method_class
+from promptmix.model_card import ON_TRAINING_PICTURES
 from promptmix.model_folder import SavedModel, read_model, refuse_overwrite, remove_model, write_model
 from promptmix.nn.classifier import Classifier
 from promptmix.prompts.chunks import limit_chunks
@@ -242,7 +243,10 @@ def run(
         learnt=method.learnt_state(),
         training={
             "data": training.description,
+            "trained_how": training.how,
             "measured_on": measured.description,
+            "measured_how": ON_TRAINING_PICTURES if test is None else measured.how,
+            "backbone_licence": known_licence(backbone.name),
             "num_training_pictures": len(prepared.kept),
             "shots": config.shots,
             "seed": config.seed,

@@ -1,0 +1,364 @@
+"""The model card, ``README.md`` of a model folder: what the hub and people read about a model, made from what the model itself says.
+
+A card is a head for the hub (YAML) and one block between two marks. The block is written anew whenever the model changes; what its owner
+writes above or below it, and keys of the head that its owner changes, stay. Names come from outside, so that they are shown as code,
+in which neither Markdown nor HTML means anything, and none goes into the head. Nothing of a card says where on a machine something lies.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from promptmix.errors import listed, printable
+from promptmix.hub_access import is_commit, split_hub_name
+from promptmix.nn.calibration import Calibration
+
+__all__ = [
+    "ON_TRAINING_PICTURES",
+    "has_own_text",
+    "model_card",
+    "public_backbone_name",
+    "renewed_card",
+    "wilson_interval",
+    "without_places",
+]
+
+ON_TRAINING_PICTURES = "the training pictures themselves"
+"""How a run says that it was measured on what it had learnt from; such numbers are no results."""
+
+_BEGIN = "<!-- promptmix: what stands between this mark and the next is written anew whenever the model changes; write above or below -->"
+_END = "<!-- promptmix: end -->"
+_BLOCK = re.compile(r"^<!-- promptmix: what stands [^\n]*-->$.*?^<!-- promptmix: end -->$", re.MULTILINE | re.DOTALL)
+_HEAD = re.compile(r"\A---\n(.*?)^---$\n?", re.MULTILINE | re.DOTALL)
+_MOST_CLASSES, _MOST_GROUPS, _MOST_TEMPLATES = 50, 16, 4
+_OUR_KEYS = ("library_name", "pipeline_tag", "license", "base_model", "base_model_relation", "tags", "model-index")
+# Those of the hub's list that models have; of others the name alone is told.
+_LICENCES = frozenset(
+    ["apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "openrail"]
+)
+_PLACE = re.compile(r"(?<!\S)(?!hf:)\S*[/\\~]\S*")
+
+
+def model_card(
+    config: Mapping[str, Any], class_names: Sequence[str], calibration: Calibration | None = None, place: str | None = None
+) -> str:
+    """The card of a model, as it is before anyone writes into it.
+
+    Args:
+        config: what the model's ``config.json`` holds.
+        class_names: the classes it tells apart now.
+        place: its name on the hub; None: it lies in a folder.
+    """
+    return _with_head(_head(config, class_names), f"\n{_block(config, class_names, calibration, place)}\n")
+
+
+def renewed_card(existing: str, fresh: str, before: str | None = None) -> str | None:
+    """A card with its block as in ``fresh``, and everything else as its owner has it; None where it has text but no marks.
+
+    A key of the head that still is as in ``before``, the card as it was written last, follows the model.
+    """
+    theirs, body = _parted(existing)
+    ours, fresh_body = _parted(fresh)
+    assert ours is not None
+    block = fresh_body.strip()
+    found = _BLOCK.search(body)
+    if found is None and body.strip():
+        return None
+    body = f"\n{block}\n" if found is None else body[: found.start()] + block + body[found.end() :]
+    if theirs is None:  # a head that cannot be read is left as it is
+        merged = None
+    elif found is None:
+        merged = {**ours, **theirs}
+    else:
+        written, _ = _parted(fresh if before is None else before)
+        merged = _merged(theirs, written or {}, ours)
+    if merged is None or merged == theirs:
+        head = _HEAD.match(existing)
+        return ("" if head is None else head[0]) + body
+    return _with_head(merged, body)
+
+
+def has_own_text(existing: str, fresh: str) -> bool:
+    """Whether somebody wrote into a card, of which ``fresh`` is one that nobody wrote into."""
+    theirs, body = _parted(existing)
+    ours, _ = _parted(fresh)
+    found = _BLOCK.search(body)
+    if found is None or theirs is None or ours is None or (body[: found.start()] + body[found.end() :]).strip():
+        return True
+    kept, written = ({key: value for key, value in head.items() if key != "model-index"} for head in (theirs, ours))
+    return kept != written or len(_foreign_results(theirs)) > 0
+
+
+def public_backbone_name(name: str) -> str:
+    """The name of a backbone without the folder that it lies in on this machine; names on the hub stay."""
+    return name if _base_model(name) is not None else Path(name).name
+
+
+def wilson_interval(right: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of ``count`` pictures of which ``right`` are right (Wilson 1927): never beyond 0 and 1."""
+    share, z = right / count, 1.959963984540054
+    middle = share + z**2 / (2 * count)
+    reach = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    scale = 1 + z**2 / count
+    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
+
+
+def without_places(text: str) -> str:
+    """A text without paths and file names, which are nobody's business but the owner's."""
+    text = re.sub(r"(pictures that cannot be read): .*", r"\1", text, flags=re.DOTALL)
+    return _PLACE.sub("(local files)", text)
+
+
+def _head(config: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    method, training = config["method"], config["training"]
+    licence, base = training.get("backbone_licence"), _base_model(config["backbone"]["name"])
+    head: dict[str, Any] = {
+        "library_name": "promptmix",
+        "pipeline_tag": "zero-shot-image-classification" if method == "zero-shot" else "image-classification",
+    }
+    if licence in _LICENCES:
+        head["license"] = licence
+    if base is not None:
+        head |= {"base_model": base, "base_model_relation": "adapter"}
+    head["tags"] = ["promptmix", "prompt-learning", "few-shot-learning", "clip", method]
+    results = _results(config, class_names)
+    if results is not None:
+        head["model-index"] = [results]
+    return head
+
+
+def _results(config: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any] | None:
+    """The accuracy in the hub's form; None where there is none that says how good the model is with the classes it has."""
+    training = config["training"]
+    metrics, how = training.get("metrics") or {}, training.get("measured_how")
+    if how in (None, ON_TRAINING_PICTURES) or "accuracy" not in metrics or list(class_names) != config["trained_class_names"]:
+        return None
+    values = [
+        {"type": "accuracy", "name": name, "value": metrics[key]}
+        for key, name in (("accuracy", "top-1 accuracy"), ("accuracy_per_class_mean", "mean accuracy of the classes"))
+        if key in metrics
+    ]
+    described = {"type": "own-pictures", "name": f"own pictures: {how}"}
+    task = {"type": "image-classification", "name": "image classification"}
+    return {"name": f"promptmix {config['method']}", "results": [{"task": task, "dataset": described, "metrics": values}]}
+
+
+def _block(config: Mapping[str, Any], class_names: Sequence[str], calibration: Calibration | None, place: str | None) -> str:
+    backbone, training = config["backbone"], config["training"]
+    licence = training.get("backbone_licence")
+    stated = f"licence of the backbone: {_code(licence)}" if licence else "the licence of the backbone is not known here"
+    parts = [
+        [f"# {config['method']}: {len(class_names)} classes"],
+        [f"Tells pictures of {len(class_names)} classes apart: {_names(class_names)}."],
+        [
+            f"Method {_code(config['method'])} of promptmix {config['promptmix_version']}, on the frozen backbone"
+            f" {_code(public_backbone_name(backbone['name']))} (fingerprint {_code(backbone['fingerprint'])}; {stated}). The backbone is not in"
+            " this folder."
+        ],
+        _prompts(config["options"]),
+        _data(config),
+        _metrics(config, class_names),
+        [] if calibration is None else _calibration(calibration),
+        _limits(config, class_names, calibration),
+        _use(place),
+    ]
+    return "\n".join([_BEGIN, *("\n".join([*part, ""]) for part in parts if part), _END])
+
+
+def _prompts(options: Mapping[str, Any]) -> list[str]:
+    """Groups of templates, or templates, or the words a prompt started from; nothing where there are none."""
+    groups, templates, words = options.get("groups"), options.get("templates"), options.get("words")
+    if groups:
+        lines = [f"- {_templates(group)}" for group in groups[:_MOST_GROUPS]]
+        more = [f"- and {len(groups) - _MOST_GROUPS} more groups"] if len(groups) > _MOST_GROUPS else []
+        return [
+            "## Prompts",
+            "",
+            f"{len(groups)} soft prompts, each started from the first template of its group:",
+            "",
+            *lines,
+            *more,
+        ]
+    if templates:
+        return ["## Prompts", "", f"Templates: {_templates(templates)}."]
+    return ["## Prompts", "", f"One soft prompt, started from {_code(words)}."] if words else []
+
+
+def _templates(texts: Sequence[str]) -> str:
+    return listed((_code(text) for text in texts), _MOST_TEMPLATES)
+
+
+def _data(config: Mapping[str, Any]) -> list[str]:
+    training = config["training"]
+    source = training.get("converted_from")
+    lines = ["## Data", ""]
+    if source is not None:
+        lines.append(f"Not trained by promptmix: converted from {_code(source['file'])} (sha256 {_code(source['sha256'])}).")
+    elif "num_training_pictures" in training:
+        count, shots = training["num_training_pictures"], training.get("shots")
+        how = training.get("trained_how") or (f"at most {shots} of each class" if shots is not None else None)
+        chosen = f" ({_plain(how)})" if how else ""
+        lines.append(
+            f"Learnt from {count:,} pictures of {len(config['trained_class_names'])} classes{chosen}, seed {training.get('seed')}."
+        )
+    else:
+        lines.append("What it learnt from is not known here.")
+    return [*lines, *(f"- Note: {_plain(without_places(note))}." for note in training.get("notes", []))]
+
+
+def _metrics(config: Mapping[str, Any], class_names: Sequence[str]) -> list[str]:
+    training = config["training"]
+    metrics, untrained = training.get("metrics") or {}, training.get("zero_shot") or {}
+    if "accuracy" not in metrics or "accuracy" not in untrained:
+        return ["## Accuracy", "", "Not measured. `promptmix eval` measures it on labelled pictures."]
+    count, how = metrics["num_pictures"], training.get("measured_how")
+    on = f"{count:,} pictures" + (f": {_plain(how)}" if how else "")
+    lines = [f"Measured on {on}; zero-shot, untrained, on the same pictures."]
+    if how == ON_TRAINING_PICTURES:
+        lines = [f"Measured on the {count:,} training pictures themselves, which says little about new ones."]
+    if list(class_names) != config["trained_class_names"]:
+        lines.append(
+            f"**It was measured with its {len(config['trained_class_names'])} training classes; the classes have changed since.**"
+        )
+    rows = [f"| top-1 accuracy, % [95 % interval] | {_with_interval(metrics)} | {_with_interval(untrained)} |"]
+    key = "accuracy_per_class_mean"
+    if key in metrics and key in untrained:
+        rows.append(f"| mean accuracy of the classes, % | {100 * metrics[key]:.1f} | {100 * untrained[key]:.1f} |")
+    table = ["", "| | this model | zero-shot |", "|---|---:|---:|", *rows, ""]
+    drawn = (
+        "The intervals are Wilson's, over the draw of the measured pictures; other training pictures or seeds would add to them."
+    )
+    return ["## Accuracy", "", *lines, *table, drawn]
+
+
+def _with_interval(metrics: Mapping[str, Any]) -> str:
+    low, high = wilson_interval(round(metrics["accuracy"] * metrics["num_pictures"]), metrics["num_pictures"])
+    return f"{100 * metrics['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _calibration(calibration: Calibration) -> list[str]:
+    on = "left-out training pictures" if calibration.cross_fitted else "pictures it did not learn from"
+    before, after = calibration.before.expected_calibration_error, calibration.after.expected_calibration_error
+    lines = [
+        f"Probabilities are calibrated on {calibration.num_pictures:,} {on}: temperature {calibration.temperature:.3g},"
+        f" expected calibration error {100 * before:.1f} % before and {100 * after:.1f} % after, on these same pictures."
+    ]
+    if (rule := calibration.abstain) is not None:
+        lines.append(
+            f"- Below a probability of {rule.minimum_probability:.3f} it says `none of these`, for a {rule.target} of {100 * rule.wanted:g} %."
+        )
+    if (sets := calibration.label_sets) is not None:
+        lines.append(f"- Label sets are to hold the true class for {100 * sets.coverage:g} % of the pictures.")
+    if calibration.multi_label is not None:
+        lines.append("- Each class has a threshold of its own, for several labels on a picture.")
+    return ["## Calibration", "", *lines]
+
+
+def _limits(config: Mapping[str, Any], class_names: Sequence[str], calibration: Calibration | None) -> list[str]:
+    lines = []
+    if config["backbone"]["name"] == "bundled":
+        lines.append(
+            "- The bundled backbone knows drawn pictograms and emoji, not photographs. It is there to try the tools with."
+        )
+    if calibration is None or calibration.abstain is None:
+        lines.append("- It names one of its classes whatever is on the picture, also where none of them is.")
+    if calibration is None:
+        lines.append("- Its probabilities are not calibrated: do not read them as how often it is right.")
+    trained = set(config["trained_class_names"])
+    added = [name for name in class_names if name not in trained]
+    if added:
+        lines.append(f"- Known by name alone, without a training picture, and not measured: {_names(added)}.")
+    lines.append("- What was measured holds for pictures like the measured ones; measure it on your own before you rely on it.")
+    lines.append("- What the backbone's own training data got wrong, about people above all, is in this model too.")
+    return ["## Limits", "", *lines]
+
+
+def _use(place: str | None) -> list[str]:
+    here = "model" if place is None else place
+    spelled = "model" if place is None else f"hf://{place}"
+    where = ["With this folder as `model`:", ""] if place is None else []
+    return [
+        "## Use",
+        "",
+        *where,
+        "```python",
+        "from promptmix import PromptClassifier",
+        "",
+        f'classifier = PromptClassifier.from_pretrained("{here}")',
+        'classifier.predict(["picture.jpg"])',
+        "```",
+        "",
+        "```sh",
+        f"promptmix predict {spelled} picture.jpg",
+        "```",
+        "",
+        "It is read without running any code: numbers from safetensors files, everything else from JSON.",
+    ]
+
+
+def _names(names: Sequence[str]) -> str:
+    return listed((_code(name) for name in names), _MOST_CLASSES)
+
+
+def _code(text: str) -> str:
+    """A text from outside as code within a line: the fence is longer than any run of backticks in it."""
+    text = printable(" ".join(str(text).split()))
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    padding = " " if text.startswith("`") or text.endswith("`") or not text else ""
+    return f"{fence}{padding}{text}{padding}{fence}"
+
+
+def _plain(text: str) -> str:
+    """A text from outside as running text, in which no sign of Markdown or HTML has a meaning."""
+    text = printable(" ".join(str(text).split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~$!#])", r"\\\1", text)
+
+
+def _base_model(name: str) -> str | None:
+    """The repository of a backbone that was taken from the hub: such names end in an exact commit."""
+    found = split_hub_name(name)
+    return found[0] if found is not None and found[1] is not None and is_commit(found[1]) else None
+
+
+def _with_head(fields: Mapping[str, Any], body: str) -> str:
+    return f"---\n{yaml.safe_dump(dict(fields), sort_keys=False, allow_unicode=True, width=1000)}---\n{body}"
+
+
+def _parted(card: str) -> tuple[dict[str, Any] | None, str]:
+    """The keys of a card's head, empty without a head and None where it cannot be read; and what follows it."""
+    found = _HEAD.match(card)
+    if found is None:
+        return {}, card
+    body = card[found.end() :]
+    try:
+        fields = yaml.safe_load(found[1]) or {}
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None, body
+    return (fields if isinstance(fields, dict) else None), body
+
+
+def _merged(theirs: Mapping[str, Any], before: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(theirs)
+    for key in _OUR_KEYS:
+        if key == "model-index":
+            value: Any = [*fresh.get(key, []), *_foreign_results(theirs)] or None
+        else:
+            value = fresh.get(key) if theirs.get(key) == before.get(key) else theirs.get(key)
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _foreign_results(head: Mapping[str, Any]) -> list[Any]:
+    """Results that somebody else put into the head."""
+    every = head.get("model-index")
+    every = every if isinstance(every, list) else []
+    return [one for one in every if not (isinstance(one, dict) and str(one.get("name", "")).startswith("promptmix "))]
