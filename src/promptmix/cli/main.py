@@ -325,7 +325,7 @@ def predict(
 @app.command(epilog="Example: promptmix serve model --port 8000")
 @guarded
 def serve(
-    models: Annotated[list[str], typer.Argument(help="Model or run folders; name=folder gives one a name.")],
+    models: Annotated[list[str], typer.Argument(help="Model or run folders, or hf://owner/name; name=folder gives one a name.")],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     engine: Annotated[str, typer.Option(help="What runs the model: torch.")] = "torch",
