@@ -40,7 +40,23 @@ _MOST_CLASSES, _MOST_GROUPS, _MOST_TEMPLATES = 50, 16, 4
 _OUR_KEYS = ("library_name", "pipeline_tag", "license", "base_model", "base_model_relation", "tags", "model-index")
 # Those of the hub's list that models have; of others the name alone is told.
 _LICENCES = frozenset(
-    ["apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "openrail"]
+    [
+        "apache-2.0",
+        "mit",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "cc0-1.0",
+        "cc-by-4.0",
+        "cc-by-sa-4.0",
+        "cc-by-nc-4.0",
+        "cc-by-nc-sa-4.0",
+        "cc-by-nc-nd-4.0",
+        "gpl-3.0",
+        "lgpl-3.0",
+        "agpl-3.0",
+        "mpl-2.0",
+        "openrail",
+    ]
 )
 _PLACE = re.compile(r"(?<!\S)(?!hf:)\S*[/\\~]\S*")
 

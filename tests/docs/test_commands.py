@@ -197,7 +197,13 @@ def test_the_commands_and_the_python_of_the_page_on_sharing(promptmix: Promptmix
     torch.save({"state_dict": {"ctx": torch.zeros(4, text.config.width)}, "epoch": 50}, desk / "model.pth.tar-50")
     (desk / "names.txt").write_text("\n".join(CLASSES) + "\n")
     commands = commands_of("sharing.md")
-    assert [words[0] for words in commands] == [*["train", "share", "share"], *["predict", "eval", "info"], "share", "convert", "eval"]
+    assert [words[0] for words in commands] == [
+        *["train", "share", "share"],
+        *["predict", "eval", "info"],
+        "share",
+        "convert",
+        "eval",
+    ]
     (block,) = python_of("sharing.md")
     with served_hub(desk / "hub") as hub:
         run_all(promptmix, commands, desk)

@@ -177,11 +177,7 @@ def test_names_from_outside_stay_names(tmp_path: Path) -> None:
     text = card(tmp_path / "model")
     assert head(tmp_path / "model")["library_name"] == "promptmix"
     body = text.partition("\n---\n")[2]
-    tokens = [
-        one
-        for token in MarkdownIt("commonmark").enable("table").parse(body)
-        for one in [token, *(token.children or [])]
-    ]
+    tokens = [one for token in MarkdownIt("commonmark").enable("table").parse(body) for one in [token, *(token.children or [])]]
     assert {one.type for one in tokens} & {"link_open", "image", "html_inline"} == set()
     assert [one.content.strip() for one in tokens if one.type == "html_block"] == re.findall("^<!-- .*-->$", body, re.MULTILINE)
     written = [one.content for one in tokens if one.type == "code_inline"]
