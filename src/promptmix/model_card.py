@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, Field, ValidationError
 
 from promptmix.errors import listed, printable
 from promptmix.hub_access import is_commit, split_hub_name
@@ -59,6 +60,39 @@ _LICENCES = frozenset(
     ]
 )
 _PLACE = re.compile(r"(?<!\S)(?!hf:)\S*[/\\~]\S*")
+
+
+class _Measured(BaseModel):
+    num_pictures: int = Field(ge=1)
+    accuracy: float = Field(ge=0, le=1)
+    accuracy_per_class_mean: float = Field(ge=0, le=1)
+
+
+class _Origin(BaseModel):
+    file: str
+    sha256: str
+
+
+class _Training(BaseModel):
+    """What a card tells of a training: all of it optional, because models of any age and origin have a card."""
+
+    num_training_pictures: int | None = None
+    trained_how: str | None = None
+    shots: int | None = None
+    seed: int | None = None
+    measured_how: str | None = None
+    metrics: _Measured | None = None
+    zero_shot: _Measured | None = None
+    backbone_licence: str | None = None
+    converted_from: _Origin | None = None
+    notes: list[str] = []
+
+    @staticmethod
+    def of(config: Mapping[str, Any]) -> _Training:
+        try:
+            return _Training.model_validate(config["training"])
+        except ValidationError:
+            return _Training()
 
 
 def model_card(
@@ -132,8 +166,8 @@ def without_places(text: str) -> str:
 
 
 def _head(config: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
-    method, training = config["method"], config["training"]
-    licence, base = training.get("backbone_licence"), _base_model(config["backbone"]["name"])
+    method = config["method"]
+    licence, base = _Training.of(config).backbone_licence, _base_model(config["backbone"]["name"])
     head: dict[str, Any] = {
         "library_name": "promptmix",
         "pipeline_tag": "zero-shot-image-classification" if method == "zero-shot" else "image-classification",
@@ -151,14 +185,13 @@ def _head(config: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, An
 
 def _results(config: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any] | None:
     """The accuracy in the hub's form; None where there is none that says how good the model is with the classes it has."""
-    training = config["training"]
-    metrics, how = training.get("metrics") or {}, training.get("measured_how")
-    if how in (None, ON_TRAINING_PICTURES) or "accuracy" not in metrics or list(class_names) != config["trained_class_names"]:
+    training = _Training.of(config)
+    metrics, how = training.metrics, training.measured_how
+    if how in (None, ON_TRAINING_PICTURES) or metrics is None or list(class_names) != config["trained_class_names"]:
         return None
     values = [
-        {"type": "accuracy", "name": name, "value": metrics[key]}
-        for key, name in (("accuracy", "top-1 accuracy"), ("accuracy_per_class_mean", "mean accuracy of the classes"))
-        if key in metrics
+        {"type": "accuracy", "name": "top-1 accuracy", "value": metrics.accuracy},
+        {"type": "accuracy", "name": "mean accuracy of the classes", "value": metrics.accuracy_per_class_mean},
     ]
     described = {"type": "own-pictures", "name": f"own pictures: {how}"}
     task = {"type": "image-classification", "name": "image classification"}
@@ -166,8 +199,8 @@ def _results(config: Mapping[str, Any], class_names: Sequence[str]) -> dict[str,
 
 
 def _block(config: Mapping[str, Any], class_names: Sequence[str], calibration: Calibration | None, place: str | None) -> str:
-    backbone, training = config["backbone"], config["training"]
-    licence = training.get("backbone_licence")
+    backbone, training = config["backbone"], _Training.of(config)
+    licence = training.backbone_licence
     stated = f"licence of the backbone: {_code(licence)}" if licence else "the licence of the backbone is not known here"
     parts = [
         [f"# {config['method']}: {len(class_names)} classes"],
@@ -178,8 +211,8 @@ def _block(config: Mapping[str, Any], class_names: Sequence[str], calibration: C
             " this folder."
         ],
         _prompts(config["options"]),
-        _data(config),
-        _metrics(config, class_names),
+        _data(training, len(config["trained_class_names"])),
+        _metrics(training, list(class_names) != config["trained_class_names"]),
         [] if calibration is None else _calibration(calibration),
         _limits(config, class_names, calibration),
         _use(place),
@@ -190,72 +223,64 @@ def _block(config: Mapping[str, Any], class_names: Sequence[str], calibration: C
 def _prompts(options: Mapping[str, Any]) -> list[str]:
     """Groups of templates, or templates, or the words a prompt started from; nothing where there are none."""
     groups, templates, words = options.get("groups"), options.get("templates"), options.get("words")
-    if groups:
+    if isinstance(groups, (list, tuple)) and groups and all(map(_are_texts, groups)):
         lines = [f"- {_templates(group)}" for group in groups[:_MOST_GROUPS]]
         more = [f"- and {len(groups) - _MOST_GROUPS} more groups"] if len(groups) > _MOST_GROUPS else []
-        return [
-            "## Prompts",
-            "",
-            f"{len(groups)} soft prompts, each started from the first template of its group:",
-            "",
-            *lines,
-            *more,
-        ]
-    if templates:
+        said = f"{len(groups)} soft prompts, each started from the first template of its group:"
+        return ["## Prompts", "", said, "", *lines, *more]
+    if _are_texts(templates):
         return ["## Prompts", "", f"Templates: {_templates(templates)}."]
-    return ["## Prompts", "", f"One soft prompt, started from {_code(words)}."] if words else []
+    return ["## Prompts", "", f"One soft prompt, started from {_code(words)}."] if isinstance(words, str) else []
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(one, str) for one in value)
 
 
 def _templates(texts: Sequence[str]) -> str:
     return listed((_code(text) for text in texts), _MOST_TEMPLATES)
 
 
-def _data(config: Mapping[str, Any]) -> list[str]:
-    training = config["training"]
-    source = training.get("converted_from")
-    lines = ["## Data", ""]
-    if source is not None:
-        lines.append(f"Not trained by promptmix: converted from {_code(source['file'])} (sha256 {_code(source['sha256'])}).")
-    elif "num_training_pictures" in training:
-        count, shots = training["num_training_pictures"], training.get("shots")
-        how = training.get("trained_how") or (f"at most {shots} of each class" if shots is not None else None)
+def _data(training: _Training, num_classes: int) -> list[str]:
+    origin, shots, count = training.converted_from, training.shots, training.num_training_pictures
+    if origin is not None:
+        line = f"Not trained by promptmix: converted from {_code(origin.file)} (sha256 {_code(origin.sha256)})."
+    elif count is not None:
+        how = training.trained_how or (f"at most {shots} of each class" if shots is not None else None)
         chosen = f" ({_plain(how)})" if how else ""
-        lines.append(
-            f"Learnt from {count:,} pictures of {len(config['trained_class_names'])} classes{chosen}, seed {training.get('seed')}."
-        )
+        line = f"Learnt from {count:,} pictures of {num_classes} classes{chosen}, seed {training.seed}."
     else:
-        lines.append("What it learnt from is not known here.")
-    return [*lines, *(f"- Note: {_plain(without_places(note))}." for note in training.get("notes", []))]
+        line = "What it learnt from is not known here."
+    notes = [f"- Note: {_plain(without_places(note))}." for note in training.notes]
+    return ["## Data", "", line, *(["", *notes] if notes else [])]
 
 
-def _metrics(config: Mapping[str, Any], class_names: Sequence[str]) -> list[str]:
-    training = config["training"]
-    metrics, untrained = training.get("metrics") or {}, training.get("zero_shot") or {}
-    if "accuracy" not in metrics or "accuracy" not in untrained:
+def _metrics(training: _Training, are_others: bool) -> list[str]:
+    metrics, untrained, how = training.metrics, training.zero_shot, training.measured_how
+    if metrics is None or untrained is None:
         return ["## Accuracy", "", "Not measured. `promptmix eval` measures it on labelled pictures."]
-    count, how = metrics["num_pictures"], training.get("measured_how")
-    on = f"{count:,} pictures" + (f": {_plain(how)}" if how else "")
-    lines = [f"Measured on {on}; zero-shot, untrained, on the same pictures."]
+    count = f"{metrics.num_pictures:,}"
+    lines = [f"Measured on {count} pictures{f': {_plain(how)}' if how else ''}; zero-shot, untrained, on the same pictures."]
     if how == ON_TRAINING_PICTURES:
-        lines = [f"Measured on the {count:,} training pictures themselves, which says little about new ones."]
-    if list(class_names) != config["trained_class_names"]:
-        lines.append(
-            f"**It was measured with its {len(config['trained_class_names'])} training classes; the classes have changed since.**"
-        )
-    rows = [f"| top-1 accuracy, % [95 % interval] | {_with_interval(metrics)} | {_with_interval(untrained)} |"]
-    key = "accuracy_per_class_mean"
-    if key in metrics and key in untrained:
-        rows.append(f"| mean accuracy of the classes, % | {100 * metrics[key]:.1f} | {100 * untrained[key]:.1f} |")
-    table = ["", "| | this model | zero-shot |", "|---|---:|---:|", *rows, ""]
+        lines = [f"Measured on the {count} training pictures themselves, which says little about new ones."]
+    if are_others:
+        lines.append("**It was measured with its training classes; the classes have changed since.**")
+    means = (100 * one.accuracy_per_class_mean for one in (metrics, untrained))
+    table = [
+        "| | this model | zero-shot |",
+        "|---|---:|---:|",
+        f"| top-1 accuracy, % [95 % interval] | {_with_interval(metrics)} | {_with_interval(untrained)} |",
+        f"| mean accuracy of the classes, % | {' | '.join(f'{mean:.1f}' for mean in means)} |",
+    ]
     drawn = (
         "The intervals are Wilson's, over the draw of the measured pictures; other training pictures or seeds would add to them."
     )
-    return ["## Accuracy", "", *lines, *table, drawn]
+    return ["## Accuracy", "", *lines, "", *table, "", drawn]
 
 
-def _with_interval(metrics: Mapping[str, Any]) -> str:
-    low, high = wilson_interval(round(metrics["accuracy"] * metrics["num_pictures"]), metrics["num_pictures"])
-    return f"{100 * metrics['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+def _with_interval(metrics: _Measured) -> str:
+    low, high = wilson_interval(round(metrics.accuracy * metrics.num_pictures), metrics.num_pictures)
+    return f"{100 * metrics.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _calibration(calibration: Calibration) -> list[str]:

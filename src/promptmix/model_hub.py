@@ -155,8 +155,8 @@ def public_model(model: SavedModel, backbone_name: str | None = None) -> SavedMo
     for key, count in (("data", training.get("num_training_pictures")), ("measured_on", _number_measured(training))):
         if key in training:
             training[key] = "pictures" if count is None else f"{count} pictures"
-    if "notes" in training:
-        training["notes"] = [without_places(note) for note in training["notes"]]
+    if isinstance(training.get("notes"), list):
+        training["notes"] = [without_places(str(note)) for note in training["notes"]]
     calibration = model.calibration
     if calibration is not None:
         calibration = calibration.model_copy(update={"fitted_on": f"{calibration.num_pictures} pictures"})

@@ -208,7 +208,7 @@ def test_the_card_follows_classes_and_calibration(folder: Path) -> None:
     text = card(folder)
     assert "# mocoop: 2 classes" in text and "red_fox" not in text
     assert "Known by name alone, without a training picture, and not measured: `dog`." in text
-    assert "measured with its 3 training classes" in text
+    assert "measured with its training classes; the classes have changed since" in text
     assert "model-index" not in head(folder)
     write_classes(folder, dataclasses.replace(model(), calibration=calibration()))
     assert "temperature 1.5" in card(folder) and "model-index" in head(folder)
@@ -273,6 +273,25 @@ def test_a_card_that_nobody_wrote_into_goes_with_the_model(folder: Path) -> None
     write_classes(folder, dataclasses.replace(model(("cat", "dog")), calibration=calibration()))
     remove_model(folder)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"metrics": 3},
+        {"notes": "a text"},
+        {"metrics": {"num_pictures": 0, "accuracy": 2}},
+        {"converted_from": []},
+        {"seed": [1]},
+        {},
+    ],
+)
+@pytest.mark.parametrize("options", [{"groups": 3}, {"groups": [3]}, {"templates": {"a": 1}}, {"words": 5}, {}])
+def test_a_model_that_tells_nonsense_of_itself_has_a_card(training: dict[str, Any], options: dict[str, Any]) -> None:
+    backbone = {"name": "b", "fingerprint": "f"}
+    config = {"method": "coop", "promptmix_version": "1", "options": options, "backbone": backbone}
+    text = model_card({**config, "trained_class_names": ["a", "b"], "training": training}, ["a", "b"])
+    assert "What it learnt from is not known here." in text and "Not measured." in text
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 1), (1, 1), (0, 50), (3, 7), (60, 80), (9999, 10000)])
