@@ -28,10 +28,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import promptmix
+from promptmix.cards.content import model_card
+from promptmix.cards.owner import has_own_text, renewed_card
 from promptmix.data.class_words import ClassWords
 from promptmix.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from promptmix.methods.registry import method_class
-from promptmix.model_card import has_own_text, model_card, renewed_card
 from promptmix.nn.calibration import Calibration
 from promptmix.nn.classifier import Classifier
 from promptmix.runtime import short_hash, tensors_checksum, write_json, write_tensors, write_text, writing
@@ -201,7 +202,7 @@ def write_classes(folder: Path, model: SavedModel) -> None:
 
 def write_card(folder: Path, fresh: str, before: str | None = None) -> None:
     """Bring the card of a folder up to ``fresh``, and leave what its owner wrote into it, as
-    :func:`~promptmix.model_card.renewed_card` does; a card without our marks is left alone."""
+    :func:`~promptmix.cards.owner.renewed_card` does; a card without our marks is left alone."""
     path = folder / CARD
     existing = _card_text(path) if path.is_file() else fresh
     renewed = None if existing is None else renewed_card(existing, fresh, before)

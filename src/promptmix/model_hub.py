@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from promptmix.cards.content import model_card, public_backbone_name, without_places
+from promptmix.cards.owner import has_own_text, renewed_card
 from promptmix.errors import CheckpointError, ConfigError, HubError, PromptMixError, listed
 from promptmix.hub_access import SECONDS_TO_ANSWER, first_line, is_commit, is_hub_name, quiet_off_a_terminal, split_hub_name
-from promptmix.model_card import has_own_text, model_card, public_backbone_name, renewed_card, without_places
 from promptmix.model_folder import CARD, MODEL_FILES, SavedModel, is_model, read_config, write_card, write_model
 from promptmix.runtime import write_text
 
@@ -254,13 +255,15 @@ def push_model(
 def _join_card(folder: Path, repository: str, revision: str | None, model: SavedModel) -> bool:
     """Let a card that is on the hub keep what its owner wrote there; False where it is wholly the owner's and is to stay as it is."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     fresh = model_card(read_config(folder), model.class_names, model.calibration, repository)
     if has_own_text((folder / CARD).read_text(encoding="utf-8"), fresh):
         return True
     try:
         there = Path(hf_hub_download(repository, CARD, revision=revision, local_dir=folder.parent / "there"))
+    except LocalEntryNotFoundError:  # the hub could not be asked
+        raise
     except EntryNotFoundError:
         return True
     joined = renewed_card(there.read_text(encoding="utf-8", errors="replace"), fresh)

@@ -86,6 +86,16 @@ def test_a_backbone_of_another_name_must_be_the_same(promptmix: Promptmix, train
     )
 
 
+def test_a_server_changes_no_classes_of_a_model_on_the_hub(
+    promptmix: Promptmix, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library in ("fastapi", "prometheus_client", "python_multipart", "uvicorn"):
+        pytest.importorskip(library, reason="a server needs the libraries for it")
+    monkeypatch.setenv("PROMPTMIX_SERVE_TOKEN", "0123456789")
+    promptmix("serve", "hf://somebody/my-flowers", "--allow-class-changes").fails(3, "stays as it is there")
+    promptmix("serve", "hf://somebody/my-flowers").fails(5, "no such repository")
+
+
 def snippets(card: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
 

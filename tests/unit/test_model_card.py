@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from scipy.stats import binomtest
 
-from promptmix.model_card import model_card, renewed_card, wilson_interval, without_places
+from promptmix.cards.content import model_card, wilson_interval, without_places
+from promptmix.cards.owner import renewed_card
 from promptmix.model_folder import SavedModel, read_config, remove_model, write_classes, write_model
 from promptmix.nn.calibration import AbstainRule, Calibration, LabelSetRule, Reliability
 from promptmix.nn.classifier import Classifier

@@ -36,16 +36,20 @@ def serve(
     except ImportError as problem:
         raise ConfigError(f"serving needs {problem.name}; pip install 'promptmix[serve]'") from problem
     from promptmix.config import parse_config
-    from promptmix.model_hub import stored_model
     from promptmix.serving.app import Service
     from promptmix.serving.models import TorchLoader, model_names
     from promptmix.serving.server import run_server
     from promptmix.serving.settings import Settings
 
-    named: dict[str, Path] = model_names(models)
-    folders = {name: stored_model(place) for name, place in named.items()}
-    if allow_class_changes and folders != named:
-        raise ConfigError("--allow-class-changes is for models in folders; a model of the hub stays as it is there")
+    folders: dict[str, Path] = model_names(models)
+    if not all(place.exists() for place in folders.values()):
+        from promptmix.model_hub import stored_model
+
+        if allow_class_changes:
+            raise ConfigError(
+                "--allow-class-changes is for models in folders that are here; a model of the hub stays as it is there"
+            )
+        folders = {name: stored_model(place) for name, place in folders.items()}
     values = {**limits, "allow_class_changes": allow_class_changes, "token": token}
     settings = parse_config(Settings, values, "options of serve")
     loader = TorchLoader(backbone=backbone, device=device, precision=precision, with_text=allow_class_changes)

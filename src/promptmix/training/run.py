@@ -17,6 +17,7 @@ from torch import Tensor
 
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import known_licence, load_backbone
+from promptmix.cards.content import ON_TRAINING_PICTURES
 from promptmix.data.images import PictureSource, StoredPicture
 from promptmix.data.records import LabelledPictures, PictureSet
 from promptmix.data.splits import split_hash, write_split
@@ -30,7 +31,6 @@ from promptmix.features.cache import FeatureCache
 from promptmix.features.extract import extract_features
 from promptmix.methods.base import Recipe
 from promptmix.methods.registry import build_method, method_class
-from promptmix.model_card import ON_TRAINING_PICTURES
 from promptmix.model_folder import SavedModel, read_model, refuse_overwrite, remove_model, write_model
 from promptmix.nn.classifier import Classifier
 from promptmix.prompts.chunks import limit_chunks

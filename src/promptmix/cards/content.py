@@ -1,8 +1,7 @@
-"""The model card, ``README.md`` of a model folder: what the hub and people read about a model, made from what the model itself says.
+"""What a model card says: ``README.md`` of a model folder, made from what the model itself tells.
 
-A card is a head for the hub (YAML) and one block between two marks. The block is written anew whenever the model changes; what its owner
-writes above or below it, and keys of the head that its owner changes, stay. Names come from outside, so that they are shown as code,
-in which neither Markdown nor HTML means anything, and none goes into the head. Nothing of a card says where on a machine something lies.
+Names come from outside, so that they are shown as code, in which neither Markdown nor HTML means anything, and none goes into the head.
+Nothing of a card says where on a machine something lies.
 """
 
 from __future__ import annotations
@@ -13,32 +12,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from promptmix.cards.owner import BEGIN, END, with_head
 from promptmix.errors import listed, printable
 from promptmix.hub_access import is_commit, split_hub_name
 from promptmix.nn.calibration import Calibration
 
-__all__ = [
-    "ON_TRAINING_PICTURES",
-    "has_own_text",
-    "model_card",
-    "public_backbone_name",
-    "renewed_card",
-    "wilson_interval",
-    "without_places",
-]
+__all__ = ["ON_TRAINING_PICTURES", "model_card", "public_backbone_name", "wilson_interval", "without_places"]
 
 ON_TRAINING_PICTURES = "the training pictures themselves"
 """How a run says that it was measured on what it had learnt from; such numbers are no results."""
 
-_BEGIN = "<!-- promptmix: what stands between this mark and the next is written anew whenever the model changes; write above or below -->"
-_END = "<!-- promptmix: end -->"
-_BLOCK = re.compile(r"^<!-- promptmix: what stands [^\n]*-->$.*?^<!-- promptmix: end -->$", re.MULTILINE | re.DOTALL)
-_HEAD = re.compile(r"\A---\n(.*?)^---$\n?", re.MULTILINE | re.DOTALL)
 _MOST_CLASSES, _MOST_GROUPS, _MOST_TEMPLATES = 50, 16, 4
-_OUR_KEYS = ("library_name", "pipeline_tag", "license", "base_model", "base_model_relation", "tags", "model-index")
 # Those of the hub's list that models have; of others the name alone is told.
 _LICENCES = frozenset(
     [
@@ -105,44 +91,7 @@ def model_card(
         class_names: the classes it tells apart now.
         place: its name on the hub; None: it lies in a folder.
     """
-    return _with_head(_head(config, class_names), f"\n{_block(config, class_names, calibration, place)}\n")
-
-
-def renewed_card(existing: str, fresh: str, before: str | None = None) -> str | None:
-    """A card with its block as in ``fresh``, and everything else as its owner has it; None where it has text but no marks.
-
-    A key of the head that still is as in ``before``, the card as it was written last, follows the model.
-    """
-    theirs, body = _parted(existing)
-    ours, fresh_body = _parted(fresh)
-    assert ours is not None
-    block = fresh_body.strip()
-    found = _BLOCK.search(body)
-    if found is None and body.strip():
-        return None
-    body = f"\n{block}\n" if found is None else body[: found.start()] + block + body[found.end() :]
-    if theirs is None:  # a head that cannot be read is left as it is
-        merged = None
-    elif found is None:
-        merged = {**ours, **theirs}
-    else:
-        written, _ = _parted(fresh if before is None else before)
-        merged = _merged(theirs, written or {}, ours)
-    if merged is None or merged == theirs:
-        head = _HEAD.match(existing)
-        return ("" if head is None else head[0]) + body
-    return _with_head(merged, body)
-
-
-def has_own_text(existing: str, fresh: str) -> bool:
-    """Whether somebody wrote into a card, of which ``fresh`` is one that nobody wrote into."""
-    theirs, body = _parted(existing)
-    ours, _ = _parted(fresh)
-    found = _BLOCK.search(body)
-    if found is None or theirs is None or ours is None or (body[: found.start()] + body[found.end() :]).strip():
-        return True
-    kept, written = ({key: value for key, value in head.items() if key != "model-index"} for head in (theirs, ours))
-    return kept != written or len(_foreign_results(theirs)) > 0
+    return with_head(_head(config, class_names), f"\n{_block(config, class_names, calibration, place)}\n")
 
 
 def public_backbone_name(name: str) -> str:
@@ -201,14 +150,15 @@ def _results(config: Mapping[str, Any], class_names: Sequence[str]) -> dict[str,
 def _block(config: Mapping[str, Any], class_names: Sequence[str], calibration: Calibration | None, place: str | None) -> str:
     backbone, training = config["backbone"], _Training.of(config)
     licence = training.backbone_licence
+    where = "comes with promptmix" if backbone["name"] == "bundled" else "is not in this folder"
     stated = f"licence of the backbone: {_code(licence)}" if licence else "the licence of the backbone is not known here"
     parts = [
         [f"# {config['method']}: {len(class_names)} classes"],
         [f"Tells pictures of {len(class_names)} classes apart: {_names(class_names)}."],
         [
             f"Method {_code(config['method'])} of promptmix {config['promptmix_version']}, on the frozen backbone"
-            f" {_code(public_backbone_name(backbone['name']))} (fingerprint {_code(backbone['fingerprint'])}; {stated}). The backbone is not in"
-            " this folder."
+            f" {_code(public_backbone_name(backbone['name']))} (fingerprint {_code(backbone['fingerprint'])}; {stated}). The backbone"
+            f" {where}."
         ],
         _prompts(config["options"]),
         _data(training, len(config["trained_class_names"])),
@@ -217,7 +167,7 @@ def _block(config: Mapping[str, Any], class_names: Sequence[str], calibration: C
         _limits(config, class_names, calibration),
         _use(place),
     ]
-    return "\n".join([_BEGIN, *("\n".join([*part, ""]) for part in parts if part), _END])
+    return "\n".join([BEGIN, *("\n".join([*part, ""]) for part in parts if part), END])
 
 
 def _prompts(options: Mapping[str, Any]) -> list[str]:
@@ -365,41 +315,3 @@ def _base_model(name: str) -> str | None:
     """The repository of a backbone that was taken from the hub: such names end in an exact commit."""
     found = split_hub_name(name)
     return found[0] if found is not None and found[1] is not None and is_commit(found[1]) else None
-
-
-def _with_head(fields: Mapping[str, Any], body: str) -> str:
-    return f"---\n{yaml.safe_dump(dict(fields), sort_keys=False, allow_unicode=True, width=1000)}---\n{body}"
-
-
-def _parted(card: str) -> tuple[dict[str, Any] | None, str]:
-    """The keys of a card's head, empty without a head and None where it cannot be read; and what follows it."""
-    found = _HEAD.match(card)
-    if found is None:
-        return {}, card
-    body = card[found.end() :]
-    try:
-        fields = yaml.safe_load(found[1]) or {}
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return None, body
-    return (fields if isinstance(fields, dict) else None), body
-
-
-def _merged(theirs: Mapping[str, Any], before: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(theirs)
-    for key in _OUR_KEYS:
-        if key == "model-index":
-            value: Any = [*fresh.get(key, []), *_foreign_results(theirs)] or None
-        else:
-            value = fresh.get(key) if theirs.get(key) == before.get(key) else theirs.get(key)
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _foreign_results(head: Mapping[str, Any]) -> list[Any]:
-    """Results that somebody else put into the head."""
-    every = head.get("model-index")
-    every = every if isinstance(every, list) else []
-    return [one for one in every if not (isinstance(one, dict) and str(one.get("name", "")).startswith("promptmix "))]
