@@ -60,9 +60,9 @@ class Hub:
 class _Problem(Exception):
     """An answer that is an error."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, **more: str) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.more = status, code, more
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, content, headers)
         except _Problem as problem:
             headers = {"X-Error-Code": problem.code, "X-Error-Message": str(problem)}
-            self._send(problem.status, json.dumps({"error": str(problem)}).encode(), headers)
+            self._send(problem.status, json.dumps({"error": str(problem), **problem.more}).encode(), headers)
 
     def _content(self, path: str, body: bytes) -> tuple[bytes, dict[str, str]]:
         if path == "/api/validate-yaml":
@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._check_writer()
         name = f"{asked['organization']}/{asked['name']}"
         if name in self.hub.repositories:
-            raise _Problem(409, "", "You already created this model repo")
+            raise _Problem(409, "", "You already created this model repo", url=f"{self.hub.address}/{name}")
         private = asked.get("visibility") == "private" or bool(asked.get("private"))
         made = self.hub.repositories[name] = Repository(private=private)
         made.put({".gitattributes": b"*.safetensors filter=lfs\n"})

@@ -216,15 +216,10 @@ def push_model(
         HubError: nobody is logged in, the network may not be asked, or the hub refuses; the message says what to do.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
-    from huggingface_hub.utils import validate_repo_id
 
     repository, named = _parsed(name)
     if named is not None:
         raise ConfigError(f"{name!r} names a revision; give a branch to write to as --revision (in Python: revision=)")
-    try:
-        validate_repo_id(repository)
-    except ValueError as problem:
-        raise ConfigError(f"{name!r} cannot be the name of a repository: {first_line(problem)}") from problem
     if revision is not None and not is_hub_name(f"{repository}@{revision}"):
         raise ConfigError(f"revision {revision!r} cannot be the name of a branch")
     if constants.is_offline_mode():

@@ -16,6 +16,7 @@ from tests.parity.golden import close, read_case
 
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import bundled_folder, load_backbone
+from promptmix.inference.coop_checkpoint import convert_checkpoint, read_checkpoint
 from promptmix.model_folder import CARD, read_model
 
 Promptmix = Callable[..., Any]
@@ -63,39 +64,59 @@ def names(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("case", ["end", "end_class_specific", "middle", "front"])
-def test_the_class_features_are_those_of_the_published_code(
-    promptmix: Promptmix, shared: Path, case: str, tmp_path: Path
-) -> None:
-    facts, golden = read_case(shared, f"coop/{case}")
-    place = shared / "golden" / "backbone"
-    tower, tokenizer = load_backbone(str(place), device="cpu").require_text()
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> Backbone:
+    return load_backbone(str(shared / "golden" / "backbone"), device="cpu")
+
+
+def write_case(path: Path, facts: dict[str, Any], context: torch.Tensor, backbone: Backbone, prefix: str = "") -> Path:
+    tower, tokenizer = backbone.require_text()
     start = tower.token_embedding.weight[tokenizer.start_token].detach()
-    prefix = "prompt_learner." if case == "end" else ""  # as a whole model and as the prompt learner alone
-    saved = checkpoint(
-        golden["context"].half() if case == "front" else golden["context"], len(facts["class_names"]), start, 77, prefix
-    )
-    torch.save(saved, tmp_path / "model.pth.tar-50")
-    (tmp_path / "names.txt").write_text("\n".join(facts["class_names"]), encoding="utf-8")
-    position = facts["hyperparameters"]["class_token_position"]
-    command = ["convert", tmp_path / "model.pth.tar-50", "--backbone", place, "--classes", tmp_path / "names.txt"]
-    promptmix(*command, "--class-position", position, "--out", tmp_path / "model").works()
-    model = read_model(tmp_path / "model")
-    assert model.method == "coop" and model.class_names == tuple(facts["class_names"])
-    assert model.options["class_name_position"] == position
-    assert model.options["class_specific"] == facts["hyperparameters"]["class_specific_contexts"]
+    torch.save(checkpoint(context, len(facts["class_names"]), start, 77, prefix), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("case", "prefix"),
+    [("end", "prompt_learner."), ("end_class_specific", "module.prompt_learner."), ("middle", ""), ("front", "")],
+)
+def test_the_class_features_are_those_of_the_published_code(
+    shared: Path, golden: Backbone, case: str, prefix: str, tmp_path: Path
+) -> None:
+    facts, numbers = read_case(shared, f"coop/{case}")
+    asked = facts["hyperparameters"]
+    read = read_checkpoint(write_case(tmp_path / "a.pth.tar", facts, numbers["context"], golden, prefix))
+    model = convert_checkpoint(read, golden, facts["class_names"], asked["class_token_position"])
+    assert model.options["class_specific"] == asked["class_specific_contexts"]
+    assert torch.equal(model.learnt["context"], numbers["context"])
     assert model.classifier is not None
-    features = model.classifier.class_features[0]
-    if case == "front":  # stored in half precision
-        torch.testing.assert_close(features, golden["text_features"], rtol=0, atol=5e-3)
-    else:
-        close(features, golden["text_features"])
-        close(model.classifier.logits(golden["image_features"]), golden["logits"])
-        assert torch.equal(model.learnt["context"], golden["context"])
-    came_from = model.training["converted_from"]
-    assert came_from["file"] == "model.pth.tar-50"
-    assert came_from["sha256"] == hashlib.sha256((tmp_path / "model.pth.tar-50").read_bytes()).hexdigest()
+    close(model.classifier.class_features[0], numbers["text_features"])
+    close(model.classifier.logits(numbers["image_features"]), numbers["logits"])
     assert not any("another" in note for note in model.training["notes"])
+    halved = convert_checkpoint(
+        read_checkpoint(write_case(tmp_path / "b.pth.tar", facts, numbers["context"].half(), golden)),
+        golden,
+        facts["class_names"],
+        asked["class_token_position"],
+    )
+    assert halved.learnt["context"].dtype == torch.float32
+    assert halved.classifier is not None
+    torch.testing.assert_close(halved.classifier.class_features[0], numbers["text_features"], rtol=0, atol=5e-3)
+
+
+def test_the_command_says_where_the_model_came_from(promptmix: Promptmix, shared: Path, golden: Backbone, tmp_path: Path) -> None:
+    facts, numbers = read_case(shared, "coop/middle")
+    file = write_case(tmp_path / "model.pth.tar-50", facts, numbers["context"], golden)
+    (tmp_path / "names.txt").write_text("\n".join(facts["class_names"]), encoding="utf-8")
+    command = ["convert", file, "--backbone", shared / "golden" / "backbone", "--classes", tmp_path / "names.txt"]
+    promptmix(*command, "--class-position", "middle", "--out", tmp_path / "model").works()
+    model = read_model(tmp_path / "model")
+    assert (model.method, model.class_names) == ("coop", tuple(facts["class_names"]))
+    assert model.options["class_name_position"] == "middle"
+    assert model.classifier is not None
+    close(model.classifier.class_features[0], numbers["text_features"])
+    came_from = {"kind": "CoOp checkpoint", "file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert model.training["converted_from"] == came_from
     assert "converted from `model.pth.tar-50`" in (tmp_path / "model" / CARD).read_text(encoding="utf-8")
 
 

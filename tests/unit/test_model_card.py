@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from scipy.stats import binomtest
@@ -188,6 +188,7 @@ def test_names_from_outside_stay_names(tmp_path: Path) -> None:
     assert card(tmp_path / "model").count("<!-- promptmix: end -->") == 1
 
 
+@settings(max_examples=40)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=12), min_size=2, max_size=4))
 def test_any_name_leaves_the_card_whole(names: list[str]) -> None:
     config = {

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -183,7 +183,7 @@ def _prompts(options: Mapping[str, Any]) -> list[str]:
     return ["## Prompts", "", f"One soft prompt, started from {_code(words)}."] if isinstance(words, str) else []
 
 
-def _are_texts(value: Any) -> bool:
+def _are_texts(value: Any) -> TypeGuard[Sequence[str]]:
     return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(one, str) for one in value)
 
 
