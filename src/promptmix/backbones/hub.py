@@ -17,9 +17,9 @@ from promptmix.backbones.files import (
     weight_map,
 )
 from promptmix.errors import BackboneError, listed
-from promptmix.hub_access import SECONDS_TO_ANSWER, first_line, is_hub_name, quiet_off_a_terminal, split_hub_name
+from promptmix.hub_access import SECONDS_TO_ANSWER, first_line, quiet_off_a_terminal, split_hub_name
 
-__all__ = ["cached_folder", "fetch_from_hub", "is_hub_name"]
+__all__ = ["cached_folder", "fetch_from_hub"]
 
 _CONFIGS = ("config.json", OPEN_CLIP_CONFIG)
 _TOKENIZERS = ("tokenizer.json", "merges.txt")

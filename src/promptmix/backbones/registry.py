@@ -7,10 +7,10 @@ from pathlib import Path
 
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.card import licence_of
-from promptmix.backbones.hub import cached_folder, fetch_from_hub, is_hub_name
+from promptmix.backbones.hub import cached_folder, fetch_from_hub
 from promptmix.backbones.weights import load_files
 from promptmix.errors import BackboneError
-from promptmix.hub_access import split_hub_name
+from promptmix.hub_access import is_hub_name, split_hub_name
 from promptmix.runtime import choose_device, choose_precision
 
 __all__ = ["BUNDLED", "bundled_folder", "find_backbone", "known_licence", "load_backbone"]
