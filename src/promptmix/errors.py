@@ -14,6 +14,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "HubError",
     "InterruptedRun",
     "LostRankError",
     "NotFittedError",
@@ -70,6 +71,12 @@ class BackboneError(PromptMixError):
 
 class CheckpointError(PromptMixError):
     """A model folder or a checkpoint that is damaged, foreign or of another backbone."""
+
+    exit_code = 5
+
+
+class HubError(PromptMixError):
+    """A repository on the Hugging Face hub that cannot be read or written."""
 
     exit_code = 5
 

@@ -26,6 +26,7 @@ from promptmix.evaluation.targets import Wanted
 from promptmix.features.cache import FeatureCache
 from promptmix.inference.predictor import Predictor, add_classes, backbone_of, needs_text, remove_classes
 from promptmix.model_folder import SavedModel, read_model, write_model
+from promptmix.model_hub import pretrained_folder
 from promptmix.nn.calibration import NONE_OF_THESE, Judged, judge
 from promptmix.training.fit import RunConfig
 from promptmix.training.left_out import check_can_leave_out, cross_fit
@@ -200,23 +201,51 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         """
         write_model(Path(folder), self._fitted().model, overwrite=overwrite)
 
+    def push_to_hub(
+        self, name: str, *, private: bool | None = None, revision: str | None = None, message: str | None = None
+    ) -> str:
+        """Send the model with its card to ``owner/name`` on the Hugging Face hub, which is made where there is none.
+
+        Only the files of the model go, without paths and names of files of this machine.
+
+        Args:
+            private: whether a repository that is made is private; None: as your settings on the hub say.
+            revision: branch to write to; ``main`` unless told otherwise.
+            message: of the commit.
+
+        Returns:
+            ``owner/name@commit``, which means this very model for ever.
+
+        Raises:
+            ConfigError: the name is none.
+            HubError: nobody is logged in, the network may not be asked, or the hub refuses.
+        """
+        return self._fitted().push_to_hub(name, private=private, revision=revision, message=message)
+
     @classmethod
     def from_pretrained(
         cls,
         folder: str | Path,
         *,
+        revision: str | None = None,
         backbone: str | Path | None = None,
         device: str = "auto",
         precision: str = "auto",
         cache: bool = True,
     ) -> PromptClassifier:
-        """Read a model folder; ``backbone`` says where its backbone lies now, if elsewhere.
+        """Read a model folder, or a model on the Hugging Face hub.
+
+        Args:
+            folder: a folder; or ``owner/name`` or ``owner/name@revision`` on the hub, which is asked where there is no such folder.
+            revision: branch, tag or commit of a model on the hub.
+            backbone: where its backbone lies now, if elsewhere.
 
         Raises:
+            HubError: there is no such model on the hub, it is private, or it cannot be downloaded.
             CheckpointError: the folder is no model or is damaged, or the backbone is not the one it was trained on.
             BackboneError: there is no such backbone.
         """
-        model = read_model(Path(folder))
+        model = read_model(pretrained_folder(folder, revision))
         place = None if backbone is None else str(backbone)
         loaded = backbone_of(model, place, with_text=needs_text(model), device=device, precision=precision)
         classifier = cls(

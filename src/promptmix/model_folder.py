@@ -4,7 +4,7 @@
     model.safetensors            what was learnt, and nothing else
     class_features.safetensors   the classifier: class features, router, scale; the class names stand in its header
                                  (the names alone where class features depend on the picture), and the calibration, if there is one
-    README.md                    the model card
+    README.md                    the model card; one marked block of it is ours
 
 Prediction reads the first and third files and needs no text tower; where class features depend on the picture, it makes them from the
 second, with the text tower. Classes are changed by replacing the third file in one step,
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -27,6 +28,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import promptmix
+from promptmix.cards.content import model_card
+from promptmix.cards.owner import has_own_text, renewed_card
 from promptmix.data.class_words import ClassWords
 from promptmix.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from promptmix.methods.registry import method_class
@@ -35,20 +38,29 @@ from promptmix.nn.classifier import Classifier
 from promptmix.runtime import short_hash, tensors_checksum, write_json, write_tensors, write_text, writing
 
 __all__ = [
+    "CARD",
+    "MODEL_FILES",
     "SavedModel",
     "is_model",
     "model_path",
+    "read_config",
     "read_model",
     "refuse_overwrite",
     "remove_model",
+    "write_card",
     "write_classes",
     "write_model",
 ]
 
+_logger = logging.getLogger(__name__)
+
 _FORMAT = "promptmix-model"
 _VERSION = 1
 _RUN_FORMAT = "promptmix-run"
-_FILES = ("config.json", "model.safetensors", "class_features.safetensors", "README.md")
+CARD = "README.md"
+MODEL_FILES = ("config.json", "model.safetensors", "class_features.safetensors")
+"""What a model is read from; all other files of a folder are never looked at."""
+_FILES = (*MODEL_FILES, CARD)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,8 +125,10 @@ def is_model(folder: Path) -> bool:
 
 
 def remove_model(folder: Path) -> None:
-    """Remove the files of a model, and the folder unless other files lie in it."""
+    """Remove the files of a model, and the folder unless other files lie in it. A card that somebody wrote into is kept as
+    ``README.old.md``."""
     if is_model(folder):
+        _set_card_aside(folder)
         for name in _FILES:
             (folder / name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
@@ -153,7 +167,7 @@ def _write_model(folder: Path, model: SavedModel) -> None:
         }
         write_json(staging / "config.json", config)
         write_classes(staging, model)
-        write_text(staging / "README.md", _card(model))
+        _keep_card(folder, staging)
         staging.chmod(0o755)
         if folder.exists():
             aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".old"))
@@ -170,11 +184,12 @@ def _write_model(folder: Path, model: SavedModel) -> None:
 
 
 def write_classes(folder: Path, model: SavedModel) -> None:
-    """Replace a model folder's classes and calibration by those of ``model``, in one step."""
+    """Replace a model folder's classes and calibration by those of ``model``, in one step; then what its card says of them."""
+    config = read_config(folder)
     tensors = {} if model.classifier is None else model.classifier.tensors()
     metadata = {
         "class_names": json.dumps(list(model.class_names), ensure_ascii=False),
-        "model_key": _model_key(_read_config(folder)),
+        "model_key": _model_key(config),
     }
     if model.calibration is not None:
         metadata["calibration"] = model.calibration.model_dump_json()
@@ -182,6 +197,57 @@ def write_classes(folder: Path, model: SavedModel) -> None:
         metadata["class_words"] = json.dumps([words.model_dump() for words in model.class_words.values()], ensure_ascii=False)
     metadata["checksum"] = _header_checksum(tensors, metadata)
     write_tensors(folder / "class_features.safetensors", tensors, metadata)
+    write_card(folder, model_card(config, model.class_names, model.calibration))
+
+
+def write_card(folder: Path, fresh: str, before: str | None = None) -> None:
+    """Bring the card of a folder up to ``fresh``, and leave what its owner wrote into it, as
+    :func:`~promptmix.cards.owner.renewed_card` does; a card without our marks is left alone."""
+    path = folder / CARD
+    existing = _card_text(path) if path.is_file() else fresh
+    renewed = None if existing is None else renewed_card(existing, fresh, before)
+    if renewed is None:
+        _logger.warning("%s has no marks of promptmix in it and is left as it is; it may no longer fit the model", path)
+    elif not path.is_file() or renewed != existing:
+        write_text(path, renewed)
+
+
+def _card_text(path: Path) -> str | None:
+    """What a card says; None where it is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _fresh_card(folder: Path) -> str | None:
+    """The card of the model in a folder as it is before anyone writes into it; None where the folder does not say what it holds."""
+    try:
+        config = read_config(folder)
+    except CheckpointError:
+        return None
+    return model_card(config, config["trained_class_names"])
+
+
+def _keep_card(folder: Path, staging: Path) -> None:
+    """Take what somebody wrote into the card of a model that is overwritten over to the new one."""
+    if not (folder / CARD).is_file():
+        return
+    fresh = (staging / CARD).read_text(encoding="utf-8")
+    before = _fresh_card(folder) if is_model(folder) else None
+    existing = _card_text(folder / CARD)
+    if before is not None and existing is not None and not has_own_text(existing, before):
+        return
+    shutil.copy(folder / CARD, staging / CARD)
+    write_card(staging, fresh, before)
+
+
+def _set_card_aside(folder: Path) -> None:
+    existing, before = _card_text(folder / CARD), _fresh_card(folder)
+    if not (folder / CARD).is_file() or (existing is not None and before is not None and not has_own_text(existing, before)):
+        return
+    names = (f"README.old{number}.md" for number in ("", *range(2, 1000)))
+    os.replace(folder / CARD, folder / next(name for name in names if not (folder / name).exists()))
 
 
 def model_path(folder: Path) -> Path:
@@ -198,7 +264,7 @@ def read_model(folder: Path) -> SavedModel:
             different models.
     """
     folder = model_path(folder)
-    config = _read_config(folder)
+    config = read_config(folder)
     learnt, _ = _read_tensors(folder / "model.safetensors")
     if tensors_checksum(learnt) != config["learnt_checksum"]:
         raise CheckpointError(f"{folder / 'model.safetensors'} is damaged: its checksum does not fit; restore or train again")
@@ -270,7 +336,12 @@ def _read_calibration(path: Path, metadata: Mapping[str, str], num_classes: int)
     return calibration
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """What the ``config.json`` of a model folder holds.
+
+    Raises:
+        CheckpointError: the folder is no model, or the file is damaged or of another version.
+    """
     path = folder / "config.json"
     if not path.is_file():
         if _has_format(folder / "run.json", _RUN_FORMAT):
@@ -353,48 +424,3 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _model_key(config: Mapping[str, Any]) -> str:
     return short_hash(json.dumps(config, sort_keys=True))
-
-
-def _card(model: SavedModel) -> str:
-    training = model.training
-    measured = training.get("measured_on", "nothing")
-    metrics, zero_shot = training.get("metrics") or {}, training.get("zero_shot") or {}
-    rows = [
-        f"| {label} | {100 * metrics[key]:.1f} | {100 * zero_shot[key]:.1f} |"
-        for key, label in (("accuracy", "top-1 accuracy (%)"), ("accuracy_per_class_mean", "mean per class (%)"))
-        if key in metrics and key in zero_shot
-    ]
-    listed = ", ".join(model.class_names[:50]) + (
-        f" ... ({len(model.class_names)} in all)" if len(model.class_names) > 50 else ""
-    )
-    lines = [
-        "---",
-        "library_name: promptmix",
-        "pipeline_tag: image-classification",
-        "tags: [promptmix, prompt-learning, clip]",
-        "---",
-        "",
-        f"# {model.method}: {len(model.class_names)} classes",
-        "",
-        f"Tells apart: {listed}.",
-        "",
-        f"Learnt with promptmix {promptmix.__version__}, method `{model.method}`, on the frozen backbone `{model.backbone_name}`"
-        f" (fingerprint {model.backbone_fingerprint}).",
-        f"Trained on {training.get('num_training_pictures', 'an unknown number of')} pictures, seed {training.get('seed', 'unknown')}.",
-        "",
-        f"Measured on {measured}:",
-        "",
-        "| | this model | zero-shot, same pictures |",
-        "|---|---|---|",
-        *rows,
-        "",
-        *(f"- Note: {note}." for note in training.get("notes", [])),
-        "",
-        "```python",
-        "from promptmix import PromptClassifier",
-        'model = PromptClassifier.from_pretrained("path/to/this/folder")',
-        'model.predict(["picture.jpg"])',
-        "```",
-        "",
-    ]
-    return "\n".join(lines)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.backbone_files import write_clip, write_open_clip, write_openai_archive
+from tests.hub_server import served_hub
 from tests.parity.siglip_files import write_siglip
 
-from promptmix.backbones.registry import bundled_folder
+from promptmix.backbones.registry import bundled_folder, load_backbone
 from promptmix.data.pictograms import draw_set
 
 Promptmix = Callable[..., Any]
@@ -187,6 +189,28 @@ def test_the_commands_of_the_page_on_the_server(promptmix: Promptmix, desk: Path
     commands = [words for words in commands_of("serving.md") if words[0] != "serve"]
     assert len(commands) >= 5
     run_all(promptmix, commands, desk)
+
+
+@pytest.mark.usefixtures("backbones")
+def test_the_commands_and_the_python_of_the_page_on_sharing(promptmix: Promptmix, desk: Path) -> None:
+    text, _ = load_backbone("openai/clip-vit-base-patch16").require_text()
+    torch.save({"state_dict": {"ctx": torch.zeros(4, text.config.width)}, "epoch": 50}, desk / "model.pth.tar-50")
+    (desk / "names.txt").write_text("\n".join(CLASSES) + "\n")
+    commands = commands_of("sharing.md")
+    assert [words[0] for words in commands] == [
+        *["train", "share", "share"],
+        *["predict", "eval", "info"],
+        "share",
+        "convert",
+        "eval",
+    ]
+    (block,) = python_of("sharing.md")
+    with served_hub(desk / "hub") as hub:
+        run_all(promptmix, commands, desk)
+        exec(compile(block, "sharing.md", "exec"), {"__name__": "page"})
+    assert "base_model: openai/clip-vit-base-patch16" in hub.repositories["somebody/my-pets"].files()["README.md"].decode()
+    assert (desk / "to-send" / "README.md").is_file()
+    assert (desk / "my-copy" / "config.json").is_file()
 
 
 def test_the_commands_of_the_page_on_exporting(promptmix: Promptmix, desk: Path) -> None:

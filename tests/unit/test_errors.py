@@ -18,6 +18,7 @@ EXIT_CODES = {
     "UnreadablePictureError": 4,
     "BackboneError": 5,
     "CheckpointError": 5,
+    "HubError": 5,
     "NotFittedError": 1,
     "OutOfMemoryError": 6,
     "LostRankError": 7,

@@ -56,12 +56,12 @@ def test_models_without_one_are_as_they_always_were(folder: Path, tmp_path: Path
         assert file.metadata()["checksum"] != short_hash(tensors_checksum(tensors), metadata["class_names"])
 
 
-def test_calibrating_changes_one_file_in_one_step(tmp_path: Path) -> None:
+def test_calibrating_changes_one_file_in_one_step_and_is_told_in_the_card(tmp_path: Path) -> None:
     write_model(tmp_path / "model", model())
     before = files(tmp_path / "model")
     write_classes(tmp_path / "model", dataclasses.replace(model(), calibration=WHOLE))
     after = files(tmp_path / "model")
-    assert {name for name in FILES if after[name] != before[name]} == {"class_features.safetensors"}
+    assert {name for name in FILES if after[name] != before[name]} == {"class_features.safetensors", "README.md"}
     assert read_model(tmp_path / "model").calibration == WHOLE
     write_classes(tmp_path / "model", model())
     assert read_model(tmp_path / "model").calibration is None

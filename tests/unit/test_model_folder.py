@@ -74,7 +74,7 @@ def test_what_is_written_is_read_to_the_bit(folder: Path) -> None:
 
 def test_the_card_has_classes_and_notes(folder: Path) -> None:
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "cat, red_fox, Ünïcorn 狐" in card
+    assert "`cat`, `red_fox`, `Ünïcorn 狐`" in card
     assert "- Note: a note." in card
 
 
@@ -116,12 +116,12 @@ def test_a_model_that_fails_half_way_leaves_the_old_one(folder: Path, step: str,
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
-def test_classes_are_changed_in_one_file(folder: Path) -> None:
+def test_classes_are_changed_in_one_file_and_told_in_the_card(folder: Path) -> None:
     before = files(folder)
     changed = model(class_names=("cat", "owl"))
     write_classes(folder, changed)
     after = files(folder)
-    assert {name for name in FILES if after[name] != before[name]} == {"class_features.safetensors"}
+    assert {name for name in FILES if after[name] != before[name]} == {"class_features.safetensors", "README.md"}
     assert read_model(folder).class_names == ("cat", "owl")
     assert read_model(folder).trained_class_names == model().trained_class_names
 

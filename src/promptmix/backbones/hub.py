@@ -6,10 +6,6 @@ files that are read. ``HF_HOME`` and ``HF_HUB_OFFLINE`` mean what they mean to h
 
 from __future__ import annotations
 
-import contextlib
-import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from promptmix.backbones.files import (
@@ -21,12 +17,11 @@ from promptmix.backbones.files import (
     weight_map,
 )
 from promptmix.errors import BackboneError, listed
+from promptmix.hub_access import SECONDS_TO_ANSWER, first_line, quiet_off_a_terminal, split_hub_name
 
-__all__ = ["fetch_from_hub", "is_hub_name"]
+__all__ = ["cached_folder", "fetch_from_hub"]
 
-_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _CONFIGS = ("config.json", OPEN_CLIP_CONFIG)
-_SECONDS_TO_ANSWER = 10.0
 _TOKENIZERS = ("tokenizer.json", "merges.txt")
 _SMALL_FILES = (
     *_CONFIGS,
@@ -36,11 +31,6 @@ _SMALL_FILES = (
     "special_tokens_map.json",
     "README.md",
 )
-
-
-def is_hub_name(name: str) -> bool:
-    """Whether a name has the form ``owner/name`` or ``owner/name@revision``."""
-    return _NAME.fullmatch(name) is not None
 
 
 def fetch_from_hub(name: str) -> tuple[Path, str]:
@@ -54,14 +44,14 @@ def fetch_from_hub(name: str) -> tuple[Path, str]:
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    found = _NAME.fullmatch(name)
+    found = split_hub_name(name)
     if found is None:
         raise BackboneError(f"{name!r} is no name on the hub; write owner/name or owner/name@revision")
-    repository, revision = found["repository"], found["revision"] or "main"
+    repository, revision = found[0], found[1] or "main"
     try:
-        folder = _cached(repository, revision)
+        folder = cached_folder(repository, revision)
     except HFValidationError as problem:
-        raise BackboneError(f"there is no folder {name!r}, and it is no name on the hub: {_first_line(problem)}") from problem
+        raise BackboneError(f"there is no folder {name!r}, and it is no name on the hub: {first_line(problem)}") from problem
     lacks = ["everything"] if folder is None else _missing(folder)
     if folder is not None and not lacks:
         return folder, f"{repository}@{folder.name}"
@@ -69,26 +59,26 @@ def fetch_from_hub(name: str) -> tuple[Path, str]:
     if constants.is_offline_mode():
         raise BackboneError(f"{nowhere}; HF_HUB_OFFLINE forbids to download it")
     try:
-        with _quiet_off_a_terminal():
+        with quiet_off_a_terminal():
             folder = _download(repository, revision)
     except BackboneError:
         raise
     except HfHubHTTPError as problem:
         raise BackboneError(
-            f"{nowhere}; the hub refuses it: {_first_line(problem)}; check the name, or log in with `hf auth login`"
+            f"{nowhere}; the hub refuses it: {first_line(problem)}; check the name, or log in with `hf auth login`"
         ) from problem
     except (
         Exception
     ) as problem:  # no network, no room, a broken transfer: the library below the hub's changes, and its errors with it
         raise BackboneError(
-            f"{nowhere}; it cannot be downloaded ({type(problem).__name__}: {_first_line(problem)}); check the network, or give a"
+            f"{nowhere}; it cannot be downloaded ({type(problem).__name__}: {first_line(problem)}); check the network, or give a"
             " folder with the files"
         ) from problem
     return folder, f"{repository}@{folder.name}"
 
 
-def _cached(repository: str, revision: str) -> Path | None:
-    """The folder of this revision in the cache, whole or not."""
+def cached_folder(repository: str, revision: str) -> Path | None:
+    """The folder of this revision in the cache, whole or not; None where there is none. The network is not asked."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -124,7 +114,7 @@ def _download(repository: str, revision: str) -> Path:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=names, cache_dir=constants.HF_HUB_CACHE))
 
     # Asked once and briefly; the library would ask for half a minute where there is no network.
-    siblings = HfApi().model_info(repository, revision=revision, timeout=_SECONDS_TO_ANSWER).siblings or []
+    siblings = HfApi().model_info(repository, revision=revision, timeout=SECONDS_TO_ANSWER).siblings or []
     present = [one.rfilename for one in siblings]
     folder = fetch(list(_SMALL_FILES))
     kind = kind_of_folder(present, read_json(folder / "config.json") if "config.json" in present else {})
@@ -138,22 +128,3 @@ def _download(repository: str, revision: str) -> Path:
     if weights.endswith(".index.json"):
         folder = fetch([*_SMALL_FILES, weights, *sorted(set(weight_map(folder / weights).values()))])
     return folder
-
-
-@contextlib.contextmanager
-def _quiet_off_a_terminal() -> Iterator[None]:
-    """Progress bars of downloads only where somebody looks."""
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    if sys.stderr.isatty() or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
-
-
-def _first_line(problem: BaseException) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:300]

@@ -6,12 +6,14 @@ import importlib.resources
 from pathlib import Path
 
 from promptmix.backbones.base import Backbone
-from promptmix.backbones.hub import fetch_from_hub, is_hub_name
+from promptmix.backbones.card import licence_of
+from promptmix.backbones.hub import cached_folder, fetch_from_hub
 from promptmix.backbones.weights import load_files
 from promptmix.errors import BackboneError
+from promptmix.hub_access import is_hub_name, split_hub_name
 from promptmix.runtime import choose_device, choose_precision
 
-__all__ = ["BUNDLED", "bundled_folder", "find_backbone", "load_backbone"]
+__all__ = ["BUNDLED", "bundled_folder", "find_backbone", "known_licence", "load_backbone"]
 
 BUNDLED = "bundled"
 
@@ -39,6 +41,18 @@ def find_backbone(name: str) -> tuple[Path, str]:
         f"there is no folder {name!r}; a backbone is 'bundled', a folder with a CLIP or SigLIP, one of OpenAI's .pt archives, or"
         " owner/name[@revision] on the Hugging Face hub"
     )
+
+
+def known_licence(name: str) -> str | None:
+    """The licence that the card of a backbone names, where the card is on this machine; the network is not asked."""
+    if name == BUNDLED:
+        return licence_of(bundled_folder())
+    place = Path(name).expanduser()
+    if place.exists():
+        return licence_of(place)
+    found = split_hub_name(name)
+    folder = None if found is None else cached_folder(found[0], found[1] or "main")
+    return None if folder is None else licence_of(folder)
 
 
 def load_backbone(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import pickletools
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,8 +56,11 @@ class _Object:
     attributes: dict[Any, Any] = field(default_factory=dict)
 
 
-def read_torch_archive(path: Path) -> dict[str, Tensor]:
+def read_torch_archive(path: Path, allowed: Callable[[str, str], bool] | None = None) -> dict[str, Tensor]:
     """The tensors by dotted name; of a checkpoint with a ``state_dict`` inside, those of the ``state_dict``.
+
+    Args:
+        allowed: whether a program may name this function or class, by module and name; None: any, because none is ever called.
 
     Raises:
         BackboneError: the file is no such archive, is damaged, or says what no table of weights says.
@@ -72,7 +76,7 @@ def read_torch_archive(path: Path) -> dict[str, Tensor]:
             root = names[0].removesuffix("data.pkl")
             _check_byte_order(archive, root, path)
             tensors: dict[str, Tensor] = {}
-            _collect(_Machine(archive, root, path).run(_content(archive, names[0], path)), "", tensors, 0, path, set())
+            _collect(_Machine(archive, root, path, allowed).run(_content(archive, names[0], path)), "", tensors, 0, path, set())
     except (zipfile.BadZipFile, OSError, EOFError) as problem:
         raise BackboneError(
             f"{path} is no zip archive of weights, or is damaged ({problem}); files from before torch 1.6 must be saved again"
@@ -104,8 +108,10 @@ def _content(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
 class _Machine:
     """Runs the opcodes of one ``data.pkl``."""
 
-    def __init__(self, archive: zipfile.ZipFile, root: str, path: Path) -> None:
-        self._archive, self._root, self._path = archive, root, path
+    def __init__(
+        self, archive: zipfile.ZipFile, root: str, path: Path, allowed: Callable[[str, str], bool] | None = None
+    ) -> None:
+        self._archive, self._root, self._path, self._allowed = archive, root, path, allowed
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self._storages: dict[str, Tensor] = {}
@@ -152,10 +158,10 @@ class _Machine:
                 stack.append({})
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                stack[-1].update(self._items([key, value]))
+                self._put(stack[-1], [key, value])
             case "SETITEMS":
                 items = self._to_mark()
-                stack[-1].update(self._items(items))
+                self._put(stack[-1], items)
             case "BINPUT" | "LONG_BINPUT":
                 self._memo[argument] = stack[-1]
             case "MEMOIZE":
@@ -164,10 +170,10 @@ class _Machine:
                 stack.append(self._memo[argument])
             case "GLOBAL":
                 module, _, qualified = argument.partition(" ")
-                stack.append(_Global(module, qualified))
+                stack.append(self._named(module, qualified))
             case "STACK_GLOBAL":
                 qualified, module = stack.pop(), stack.pop()
-                stack.append(_Global(module, qualified))
+                stack.append(self._named(module, qualified))
             case "NEWOBJ":
                 del stack[-2:]
                 stack.append(_Object())
@@ -183,6 +189,18 @@ class _Machine:
                 stack.append(self._storage(stack.pop()))
             case _:
                 raise BackboneError(f"{self._path}: data.pkl uses {name}, which no table of weights needs")
+
+    def _named(self, module: Any, name: Any) -> _Global:
+        if self._allowed is not None and not self._allowed(str(module), str(name)):
+            raise BackboneError(
+                f"{self._path}: data.pkl names {str(module)[:80]}.{str(name)[:80]}, which no table of weights needs; nothing of it was run"
+            )
+        return _Global(module, name)
+
+    def _put(self, target: Any, flat: list[Any]) -> None:
+        """Keys and values into a dictionary; what goes into an object, such as an optimizer's table of its state, is no weight."""
+        if not isinstance(target, _Object):
+            target.update(self._items(flat))
 
     def _to_mark(self) -> list[Any]:
         place = len(self._stack) - 1 - self._stack[::-1].index(_Mark)

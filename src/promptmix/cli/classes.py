@@ -11,12 +11,13 @@ from promptmix.data.class_words import ClassWords
 from promptmix.inference.open_classes import add_worded_classes, rename_class
 from promptmix.inference.predictor import backbone_of, remove_classes
 from promptmix.model_folder import SavedModel, model_path, read_model, write_classes
+from promptmix.model_hub import stored_model
 
 logger = logging.getLogger(__name__)
 
 
 def list_classes(folder: Path, json_output: bool) -> None:
-    names = read_model(folder).class_names
+    names = read_model(stored_model(folder)).class_names
     print(json.dumps(list(names)) if json_output else "\n".join(names))
 
 

@@ -19,6 +19,7 @@ from promptmix.inference.labelled import logits_of_labelled
 from promptmix.inference.predictor import Predictor, backbone_of
 from promptmix.methods.registry import build_method
 from promptmix.model_folder import read_model
+from promptmix.model_hub import stored_model
 
 
 def evaluate(
@@ -35,7 +36,7 @@ def evaluate(
     cache: bool,
     json_output: bool,
 ) -> None:
-    model = read_model(folder)
+    model = read_model(stored_model(folder))
     columns = Columns(image=image_column, label=label_column)
     parts = read_parts(source, class_names=model.class_names, columns=columns, classes_file=classes)
     measured_part = part_to_measure(parts, part, source)

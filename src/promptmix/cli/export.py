@@ -12,6 +12,7 @@ from promptmix.inference.export import TOLERANCE, drawn_sample, export_model, re
 from promptmix.inference.predictor import backbone_of
 from promptmix.memory import in_words
 from promptmix.model_folder import read_model
+from promptmix.model_hub import stored_model
 
 
 def export(
@@ -24,7 +25,7 @@ def export(
     overwrite: bool,
     json_output: bool,
 ) -> None:
-    model = read_model(folder)
+    model = read_model(stored_model(folder))
     refuse_export(model, out, overwrite)
     pictures = list_any_pictures(check, Columns(image=image_column)) if check else []
     loaded = backbone_of(model, backbone, with_text=False, device="cpu")

@@ -10,11 +10,15 @@ from typing import Any
 from promptmix.backbones.card import licence_of
 from promptmix.backbones.configs import BackboneConfig, ModifiedResNetConfig, SiglipTextConfig
 from promptmix.backbones.registry import BUNDLED, find_backbone, load_backbone
+from promptmix.hub_access import is_hub_name
 from promptmix.model_folder import is_model, model_path, read_model
+from promptmix.model_hub import cached_model, stored_model
 
 
 def info(what: str, json_output: bool) -> None:
     folder = Path(what)
+    if folder.as_posix().startswith("hf:") or (is_hub_name(what) and not folder.parent.is_dir() and cached_model(what)):
+        folder = stored_model(folder)
     is_own = what != BUNDLED and (is_model(model_path(folder)) or (folder / "run.json").is_file())
     facts = _model_facts(folder) if is_own else _backbone_facts(what)
     if json_output:

@@ -157,7 +157,7 @@ def train(
 @app.command("eval", epilog="Example: promptmix eval model photos/test")
 @guarded
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Model or run folder.")],
+    model: Annotated[Path, typer.Argument(help="Model or run folder, or hf://owner/name[@revision] on the hub.")],
     source: Annotated[str, typer.Argument(help=SOURCES)],
     part: Annotated[
         str | None, typer.Option(help="train, val or test of a source that has parts; test unless told otherwise.")
@@ -241,7 +241,9 @@ def calibrate(
 @app.command(epilog="Example: promptmix predict model new/*.jpg --csv")
 @guarded
 def predict(
-    model: Annotated[Path, typer.Argument(help="Model or run folder, or a .onnx file of promptmix export.")],
+    model: Annotated[
+        Path, typer.Argument(help="Model or run folder, hf://owner/name[@revision], or a .onnx file of promptmix export.")
+    ],
     sources: Annotated[list[str], typer.Argument(help="Pictures, patterns, folders, tables, .tar files, data sets.")],
     image_column: ImageColumn = None,
     csv_output: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
@@ -324,7 +326,7 @@ def predict(
 @guarded
 def serve(
     models: Annotated[
-        list[str], typer.Argument(help="Model or run folders, or exported models (.onnx); name=PATH gives one a name.")
+        list[str], typer.Argument(help="Model or run folders, hf://owner/name, exported models (.onnx); name=PATH gives a name.")
     ],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
@@ -377,7 +379,10 @@ def serve(
 @guarded
 def info(
     what: Annotated[
-        str, typer.Argument(help="'bundled', a backbone folder, a model folder, a run folder or an exported model.")
+        str,
+        typer.Argument(
+            help="'bundled', a backbone or its folder, a model or run folder, hf://owner/name of a model, or an exported model."
+        ),
     ] = "bundled",
     json_output: Json = False,
 ) -> None:
@@ -395,7 +400,7 @@ def info(
 @app.command(epilog="Example: promptmix export run --out model.onnx --check photos/test")
 @guarded
 def export(
-    model: Annotated[Path, typer.Argument(help="Model or run folder.")],
+    model: Annotated[Path, typer.Argument(help="Model or run folder, or hf://owner/name[@revision] on the hub.")],
     out: Annotated[Path, typer.Option(help="File to write; its name ends in .onnx.")],
     int8: Annotated[
         bool, typer.Option("--int8", help="Matrix products of 8-bit numbers: a smaller file that says nearly the same.")
@@ -415,9 +420,56 @@ def export(
     verb.export(model, out, int8, check or [], image_column, backbone, overwrite, json_output)
 
 
+@app.command(epilog="Example: promptmix share run somebody/my-flowers --private")
+@guarded
+def share(
+    model: Annotated[Path, typer.Argument(help="Model or run folder.")],
+    name: Annotated[str, typer.Argument(help="Repository on the Hugging Face hub, owner/name; made where there is none.")],
+    private: Annotated[
+        bool | None,
+        typer.Option("--private/--public", help="Who sees a repository that is made; else as your settings there say."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch to write to; main unless told otherwise.")] = None,
+    message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="What others find the backbone by, such as openai/clip-vit-base-patch16; checked first.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New folder for what would be sent; nothing is sent then.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Send a model with its card to the Hugging Face hub, without paths of this machine."""
+    from promptmix.cli import share as verb
+
+    verb.share(model, name, private, revision, message, backbone, out, json_output)
+
+
+@app.command(
+    epilog="Example: promptmix convert model.pth.tar-50 --backbone openai/clip-vit-base-patch16 --classes names.txt --out model"
+)
+@guarded
+def convert(
+    file: Annotated[Path, typer.Argument(help="Checkpoint of CoOp, KgCoOp or ProGrad; it is read without unpickling.")],
+    classes: Annotated[
+        Path, typer.Option(help="Classes of its training, in its order: a file as for train, or a folder of pictures.")
+    ],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    backbone: Annotated[str, typer.Option(help="The backbone it was trained on.")],
+    class_position: Annotated[str, typer.Option(help="Class name among the context vectors: end, middle or front.")] = "end",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model that is there.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Make a model of a published CoOp checkpoint."""
+    from promptmix.cli import convert as verb
+
+    verb.convert(file, backbone, classes, out, class_position, overwrite, json_output)
+
+
 @classes_app.command("list", epilog="Example: promptmix classes list model")
 @guarded
-def classes_list(model: Annotated[Path, typer.Argument(help="Model or run folder.")], json_output: Json = False) -> None:
+def classes_list(
+    model: Annotated[Path, typer.Argument(help="Model or run folder, or hf://owner/name[@revision] on the hub.")],
+    json_output: Json = False,
+) -> None:
     """Print a model's classes, one a line."""
     from promptmix.cli import classes as verb
 

@@ -47,7 +47,9 @@ def predict(
         calibration = predictor.facts.calibration
     else:
         from promptmix.inference.predictor import Predictor  # brings torch, which exported models do without
+        from promptmix.model_hub import stored_model
 
+        folder = stored_model(folder)
         features = FeatureCache() if cache else None
         predictor = Predictor.from_folder(folder, backbone=backbone, device=device, precision=precision, cache=features)
         calibration = predictor.model.calibration

@@ -21,6 +21,7 @@ from promptmix.inference.bulk_job import BulkJob, model_key, start_job
 from promptmix.inference.bulk_parts import FileFormat, refuse_missing_writer
 from promptmix.inference.predictor import Predictor
 from promptmix.model_folder import read_model
+from promptmix.model_hub import stored_model
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ def predict_bulk(
             "--overwrite would throw away the part files of the other shards; remove the folder, or choose another with --out"
         )
     refuse_missing_writer(written_as)
+    model = stored_model(model)
     read_model(model)
     job = BulkJob(
         model=model_key(model),

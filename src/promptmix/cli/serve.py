@@ -49,7 +49,7 @@ def serve(
     from promptmix.serving.service import Service
     from promptmix.serving.settings import Settings
 
-    paths = model_names(models)
+    paths = _stored(model_names(models), allow_class_changes)
     exported = {path for path in paths.values() if _is_for_onnx(path, engine)}
     if exported == set(paths.values()):
         refuse_options_of_folders(backbone, device, precision)
@@ -59,6 +59,17 @@ def serve(
     settings = parse_config(Settings, {**limits, **given}, "options of serve")
     loader_of = _loader_of(exported, backbone, device, precision, allow_class_changes)
     run_server(Service(paths, loader_of, settings), host, port, lambda address: print(address, file=sys.stdout, flush=True))
+
+
+def _stored(paths: dict[str, Path], allow_class_changes: bool) -> dict[str, Path]:
+    """The same, with models of the hub where they lie on this machine."""
+    if all(place.exists() for place in paths.values()):
+        return paths
+    from promptmix.model_hub import stored_model
+
+    if allow_class_changes:
+        raise ConfigError("--allow-class-changes is for models in folders that are here; a model of the hub stays as it is there")
+    return {name: stored_model(place) for name, place in paths.items()}
 
 
 def _is_for_onnx(path: Path, engine: str) -> bool:

@@ -109,14 +109,18 @@ def train(
         tests = read_parts(test, class_names=pictures.class_names, columns=columns, classes_file=classes)
         test_part = part_to_measure(tests, None, test)
         description = f"the pictures of {printable(test)}" if len(tests) == 1 else f"the {test_part} part of {printable(test)}"
-        measured = LabelledPictures.of(tests[test_part], description)
+        measured = LabelledPictures.of(tests[test_part], description, "from another source than those it learnt from")
     elif "test" in parts_there:
         parts["test"] = parts_there["test"]
-        measured = LabelledPictures.of(parts["test"], f"the test part of {printable(source)} ({len(parts['test'])} pictures)")
+        description = f"the test part of {printable(source)} ({len(parts['test'])} pictures)"
+        measured = LabelledPictures.of(parts["test"], description, "the test part of the source that it learnt from")
     elif len(held_out) > 0:
-        measured = LabelledPictures.of(held_out, f"{len(held_out)} pictures of {printable(source)} that were not trained on")
+        description = f"{len(held_out)} pictures of {printable(source)} that were not trained on"
+        measured = LabelledPictures.of(held_out, description, "from the source that it learnt from, drawn at random and held out")
         parts["test"] = held_out
-    learnt_from = LabelledPictures.of(training, f"{len(training)} pictures of {printable(source)}")
+    how = "all of its source" if tested_elsewhere or not len(held_out) else "all that were not held out"
+    how = how if config.shots is None else f"{config.shots} of each class, drawn at random"
+    learnt_from = LabelledPictures.of(training, f"{len(training)} pictures of {printable(source)}", how)
     store = FeatureCache() if cache else None
     more_class_names = check_class_names([*pictures.class_names, *more_classes])[len(pictures.class_names) :]
     calibrated: tuple[Calibration, MeasuredAnswers | None] | None = None

@@ -121,17 +121,23 @@ class LabelledPictures:
 
     Attributes:
         description: what they are, for people; printed wherever a number was measured on them.
+        how: how they were chosen, with no word of where they lie, for people who are given the model; None where nobody said.
     """
 
     pictures: Sequence[PictureSource]
     labels: Sequence[int]
     class_names: tuple[str, ...]
     description: str
+    how: str | None = None
 
     @staticmethod
-    def of(pictures: PictureSet, description: str) -> LabelledPictures:
+    def of(pictures: PictureSet, description: str, how: str | None = None) -> LabelledPictures:
         return LabelledPictures(
-            pictures=pictures.pictures, labels=pictures.labels, class_names=pictures.class_names, description=description
+            pictures=pictures.pictures,
+            labels=pictures.labels,
+            class_names=pictures.class_names,
+            description=description,
+            how=how,
         )
 
     def subset(self, places: Sequence[int]) -> LabelledPictures:

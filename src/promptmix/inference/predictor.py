@@ -27,6 +27,7 @@ from promptmix.inference.predicted import PredictedBatch
 from promptmix.methods.base import Method
 from promptmix.methods.registry import build_method, method_class
 from promptmix.model_folder import SavedModel, read_model
+from promptmix.model_hub import pretrained_folder, public_model, push_model
 from promptmix.nn.classifier import AnyClassifier, Classifier
 
 __all__ = [
@@ -88,6 +89,36 @@ class Predictor:
         model = read_model(folder)
         loaded = backbone_of(model, backbone, with_text=needs_text(model), device=device, precision=precision)
         return Predictor(model, backbone=loaded, cache=cache)
+
+    @staticmethod
+    def from_pretrained(
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        backbone: str | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        cache: FeatureCache | None = None,
+    ) -> Predictor:
+        """As :meth:`from_folder`, of a folder or of ``owner/name`` on the Hugging Face hub, at a branch, tag or commit.
+
+        Raises:
+            HubError: there is no such model on the hub, it is private, or it cannot be downloaded.
+        """
+        folder = pretrained_folder(name, revision)
+        return Predictor.from_folder(folder, backbone=backbone, device=device, precision=precision, cache=cache)
+
+    def push_to_hub(
+        self, name: str, *, private: bool | None = None, revision: str | None = None, message: str | None = None
+    ) -> str:
+        """Send the model to ``owner/name`` on the Hugging Face hub; what stays here, and all else, as
+        :func:`~promptmix.model_hub.push_model` has it. Gives ``owner/name@commit``.
+
+        Raises:
+            ConfigError: the name is none.
+            HubError: nobody is logged in, the network may not be asked, or the hub refuses.
+        """
+        return push_model(public_model(self.model), name, private=private, revision=revision, message=message)
 
     def predict(
         self,

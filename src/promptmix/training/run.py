@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from promptmix.backbones.base import Backbone
-from promptmix.backbones.registry import load_backbone
+from promptmix.backbones.registry import known_licence, load_backbone
+from promptmix.cards.content import ON_TRAINING_PICTURES
 from promptmix.data.images import PictureSource, StoredPicture
 from promptmix.data.records import LabelledPictures, PictureSet
 from promptmix.data.splits import split_hash, write_split
@@ -242,7 +243,10 @@ def run(
         learnt=method.learnt_state(),
         training={
             "data": training.description,
+            "trained_how": training.how,
             "measured_on": measured.description,
+            "measured_how": ON_TRAINING_PICTURES if test is None else measured.how,
+            "backbone_licence": known_licence(backbone.name),
             "num_training_pictures": len(prepared.kept),
             "shots": config.shots,
             "seed": config.seed,

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from tests.backbone_files import write_open_clip
 
-from promptmix.backbones.hub import is_hub_name
 from promptmix.backbones.registry import bundled_folder
+from promptmix.hub_access import is_hub_name
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
