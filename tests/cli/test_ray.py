@@ -20,9 +20,9 @@ import pytest
 from promptmix.cluster import connected, failure_of, resources_of_a_worker
 from promptmix.data.datasets_hub import ArrowPicture
 from promptmix.data.images import StoredPicture, UnusablePicture
+from promptmix.data.parquet import ParquetPicture
 from promptmix.data.read import iter_any_pictures
 from promptmix.data.shards import TarPicture
-from promptmix.data.tables import ParquetPicture
 from promptmix.errors import ConfigError, OutOfMemoryError, PromptMixError
 from promptmix.evaluation.results import read_bench_result
 from promptmix.inference import bulk_ray
