@@ -25,6 +25,7 @@ from benchmarks.training_step import held_bytes
 from promptmix.evaluation.evaluate import predict_features
 from promptmix.evaluation.results import peak_memory_bytes, reset_peak_memory
 from promptmix.nn.classifier import Classifier, Memory, Router
+from promptmix.prompts.chunks import ChunkLimits
 from promptmix.reporting.growth_plots import GrowthPanel, growth_curves
 from promptmix.runtime import keep_freed_memory
 
@@ -58,6 +59,7 @@ _MODELS = {
     "mocoop": "a mixture of experts",
     "promptmix": "the mixture with an image map, weighted means of length 1 and remembered pictures",
 }
+MAX_BYTES = 2 * 10**9  # of a step of many sequences: as with --max-memory 2GB
 MOST_REPEATS, LEAST_REPEATS, _SECONDS_OF_REPEATS = 7, 2, 4.0
 
 
@@ -127,8 +129,9 @@ def _prediction_curves(classes: Sequence[int]) -> dict[str, Any]:
 
 def take_step_point(size: Size) -> dict[str, Any]:
     """Median seconds of a step after the first, and the memory that the first adds."""
-    keep_freed_memory()  # as training does
+    keep_freed_memory(size.rows <= ChunkLimits().rows)  # as training does
     step = MixtureStep(size)
+    step.plan_memory(MAX_BYTES)
     base = held_bytes(step.device)
     reset_peak_memory()
     step.step(step.loss)
@@ -238,7 +241,7 @@ def growth_section(results: dict[str, Any]) -> str:
 
 A training step of the mixture, one number changed and the others at {at["experts"]} experts, {at["classes"]} classes, {at["context"]} context vectors and
 {at["pictures"]} pictures; every point in a process of its own, the median of {LEAST_REPEATS} to {MOST_REPEATS} steps after the first. Memory is what the first
-step adds to the process. An exponent is the slope of a line through the upper half of a curve's points on logarithmic axes, by least
+step adds to the process; steps of more than {ChunkLimits().rows:,} sequences are planned as with `--max-memory {MAX_BYTES // 10**9}GB`. An exponent is the slope of a line through the upper half of a curve's points on logarithmic axes, by least
 squares: 1 is linear growth, 0 none. Measured on {results["date"]} on the CPU, {results["machine"]["cores"]} cores.
 
 | what grows | text tower | time of a step | exponent | memory of a step | exponent |

@@ -6,7 +6,8 @@ classification of the pictures and for the text supervision. The prototypes, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +25,13 @@ from promptmix.backbones.configs import BackboneConfig, PreprocessConfig, TextCo
 from promptmix.backbones.registry import load_backbone
 from promptmix.backbones.text_tower import TextTower
 from promptmix.backbones.tokenizer import Tokenizer
+from promptmix.methods.base import Method
 from promptmix.methods.mocoop import MixtureOfPrompts
 from promptmix.prompts.assemble import class_tokens
+from promptmix.prompts.chunks import ChunkLimits, limit_chunks
 from promptmix.prompts.encoder import PackedPrompts
 from promptmix.structs import Batch
+from promptmix.training.chunking import plan_chunks
 from promptmix.training.optim import build_optimizer
 
 __all__ = [
@@ -115,7 +119,7 @@ def templates(experts: int, context: int) -> tuple[tuple[str, ...], ...]:
     """A group of one template for each expert, with ``context`` words before the class name and none after it."""
     if experts > len(_WORDS):
         raise ValueError(f"there are words for {len(_WORDS)} experts, not for {experts}")
-    return tuple((" ".join([word, *["photo"] * (context - 1), "{}."]),) for word in _WORDS[:experts])
+    return tuple((" ".join([word, *["of"] * (context - 1), "{}."]),) for word in _WORDS[:experts])
 
 
 def random_backbone(text: TextConfig, embedding_width: int, device: torch.device, seed: int = 0) -> Backbone:
@@ -164,6 +168,7 @@ class MixtureStep:
         names = class_names(size.classes)
         options = MixtureOfPrompts.parse_options({"groups": templates(size.experts, size.context)})
         self.method = MixtureOfPrompts(options, backbone, names).to(device)
+        self._options, self.limits = options, ChunkLimits()
         self.config, self.embedding_width = tower.config, backbone.config.embedding_width
         generator = torch.Generator().manual_seed(1)
 
@@ -181,6 +186,17 @@ class MixtureStep:
         self._names = [list(name) for name in class_tokens(tokenizer, names, after_a_space=True)]
         self._stop = tokenizer.encode(".")[0]
         self._textbook: TextbookTower | None = None
+
+    def plan_memory(self, max_bytes: int) -> None:
+        """Let ours encode as many sequences at a time as training plans with ``--max-memory``, where there are many."""
+
+        def build(names: Sequence[str]) -> Method:
+            return MixtureOfPrompts(self._options, self.method.backbone, names).to(self.device)
+
+        if self.size.rows > self.limits.rows:
+            plan = plan_chunks(self.method, build, self.size.pictures, max_bytes)
+            assert plan is not None
+            self.limits = plan.limits
 
     def loss(self) -> Float[Tensor, ""]:
         """The loss as the method takes it, with its graph."""
@@ -219,9 +235,10 @@ class MixtureStep:
 
     def step(self, loss: Callable[[], Float[Tensor, ""]]) -> float:
         """Forward, backward and the optimizer's step, as the training loop takes them; returns the loss once all is done."""
-        taken = loss()
-        self._optimizer.zero_grad()
-        taken.backward()
+        with limit_chunks(self.limits):
+            taken = loss()
+            self._optimizer.zero_grad()
+            taken.backward()
         torch.nn.utils.clip_grad_norm_(self.method.parameters(), self._clip)
         self._optimizer.step()
         return float(taken.detach())
@@ -247,10 +264,13 @@ class MixtureStep:
 
     @property
     def num_chunks(self) -> int:
-        """Into how many parts the sequences are cut; where there are more than one, each is computed again in the backward pass."""
-        packed = self.method._packed
-        assert isinstance(packed, PackedPrompts)
-        return len(packed.chunks)
+        """Into how many parts ours cuts the sequences."""
+        return math.ceil(self.size.rows / self.limits.rows)
+
+    @property
+    def rows_computed_twice(self) -> int:
+        """Sequences that ours computes again in the backward pass; those of a single part never are."""
+        return 0 if self.num_chunks == 1 else max(0, self.size.rows - self.limits.kept_rows)
 
 
 def contestant(name: str, step: MixtureStep) -> Callable[[], float]:

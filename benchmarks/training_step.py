@@ -33,6 +33,7 @@ GROWTH_CLASSES = {"cpu": (10, 20), "cuda": (40, 80)}
 _MOST_OF_MEMORY = 0.8
 MOST_ROWS_BY_TURNS = 2000  # larger steps are taken alone, a few times each
 _STEPS_ALONE = 2
+MAX_BYTES = 8 * 10**9  # of ours, where its sequences are many: as with --max-memory 8GB
 
 
 def measure_training_step(
@@ -98,8 +99,7 @@ def _case(size: Size, names: Sequence[str], growth: dict[str, Any], rounds: int,
         way["over_textbook"] = median(ways["textbook"]["seconds"]) / way["median_seconds"]
         if "flops_per_second" in way:
             way["share_of_floor"] = flops / way["flops_per_second"] / way["median_seconds"]
-    chunks = next(way["chunks"] for way in ways.values() if "chunks" in way)
-    return {**dataclasses.asdict(size), "rows": size.rows, "needed_gflop": flops / 1e9, "chunks": chunks, "ways": ways}
+    return {**dataclasses.asdict(size), "rows": size.rows, "needed_gflop": flops / 1e9, "ways": ways}
 
 
 def _can_compile(device: torch.device) -> bool:
@@ -147,6 +147,7 @@ def take_by_turns(size: Size, names: Sequence[str], rounds: int, device: torch.d
             "flops_per_second": rate,
             "flops": step.flops(),
             "chunks": step.num_chunks,
+            "rows_computed_twice": step.rows_computed_twice,
         }
     return ways
 
@@ -155,6 +156,7 @@ def take_alone(size: Size, name: str, device: torch.device, steps: int) -> dict[
     """Seconds and memory of a few steps of one kind, with the matrix product before and after each."""
     keep_freed_memory(size.rows <= ChunkLimits().rows)  # as training does
     step = MixtureStep(size, device, precision=CONTESTANTS[name].precision)
+    step.plan_memory(MAX_BYTES)
     take, product = contestant(name, step), matrix_product_rate(dtype=CONTESTANTS[name].products, device=device)
     flops = product()
     if device.type == "cuda":
@@ -177,6 +179,7 @@ def take_alone(size: Size, name: str, device: torch.device, steps: int) -> dict[
         "flops_per_second": flops / median(of_product),
         "flops": step.flops(),
         "chunks": step.num_chunks,
+        "rows_computed_twice": step.rows_computed_twice,
         "memory_bytes": None if memory is None or base is None else memory - base,
         "process_bytes": _peak_bytes(device),
     }
@@ -221,8 +224,9 @@ sequence added between {small} and {large}: {1e3 * growth["seconds_per_row"]:.0f
         f"- {_name(case)}: {case['needed_gflop']:,.0f} GFLOP; "
         + (
             "all sequences in one part"
-            if case["chunks"] == 1
-            else f"sequences in {case['chunks']} parts, each computed twice, as in training where memory is short"
+            if case["ways"]["ours"]["chunks"] == 1
+            else f"planned as with `--max-memory {MAX_BYTES // 10**9}GB`: {case['ways']['ours']['chunks']} parts,"
+            f" {case['ways']['ours']['rows_computed_twice']:,} of {case['rows']:,} sequences computed twice"
         )
         + f"; the whole process held at most {_megabytes(case['ways']['ours']['process_bytes'])}."
         for case in results["cases"]

@@ -77,6 +77,7 @@ def test_what_does_not_fit_is_computed_from_what_each_further_sequence_added(
             "flops": 6 * rows,
             "flops_per_second": 3.0,
             "chunks": 1,
+            "rows_computed_twice": 0,
         }
 
     monkeypatch.setattr(training_step, "in_own_process", linear)

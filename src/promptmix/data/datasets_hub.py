@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from promptmix.data.images import FileState, StoredPicture, file_state, refuse_changed
 from promptmix.data.listing import Columns, Listed, Listing, pick_column
+from promptmix.data.parquet import one_line, plain_values, pyarrow_or_refuse, stored_bytes
 from promptmix.data.records import PART_NAMES, PARTS
-from promptmix.data.tables import label_in, one_line, plain_values, pyarrow_or_refuse, stored_bytes
+from promptmix.data.table_rows import label_in
 from promptmix.errors import ConfigError, DataError, listed
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from promptmix.data.images import (
 )
 from promptmix.data.listing import Columns, Listed, Listing, pick_column
 from promptmix.data.records import PART_NAMES, class_key, natural_key, parts_among
-from promptmix.data.tables import label_in
+from promptmix.data.table_rows import label_in
 from promptmix.data.whole_tar import WholeTar
 from promptmix.errors import DataError, listed
 

@@ -21,8 +21,8 @@ import numpy as np
 from promptmix.cluster import connected, failure_of, resources_of_a_worker
 from promptmix.data.datasets_hub import ArrowPicture
 from promptmix.data.images import PictureSource, StoredPicture, UnusablePicture
+from promptmix.data.parquet import ParquetPicture
 from promptmix.data.shards import TarPicture
-from promptmix.data.tables import ParquetPicture
 from promptmix.errors import BackboneError, CheckpointError, ConfigError, DataError, OutOfMemoryError, PromptMixError
 from promptmix.features.cache import FeatureCache
 from promptmix.inference.bulk import Block, BulkSummary, Shard, Tally, blocks_left, finish, predict_block

@@ -24,6 +24,9 @@ from promptmix.structs import Batch
 __all__ = ["ChunkPlan", "plan_chunks"]
 
 _FEWEST_ROWS = 8
+# What is kept of the rows that a processor encodes at a time, of many: blocks of more rows neither stay in its caches nor are they kept
+# by the C library for the next ones, which then cost half as much again.
+_BYTES_AT_A_TIME = 192 * 2**20
 _WEIGHED_ROWS = 128  # of the larger of the two steps that are weighed
 _WEIGHED_PICTURES = 8  # where each picture has prompts of its own
 _ON_TOP = 1.25  # what a backward pass needs beside what was kept for it, and what differs from row to row
@@ -72,10 +75,10 @@ def plan_chunks(
 ) -> ChunkPlan | None:
     """Plan the training of a method; None where its step encodes no text, or little.
 
-    Two small steps on some of the classes are weighed, by what they keep for the backward pass: its growth is that of a row. Without
-    ``max_bytes`` the usual number of rows is encoded at a time, and some of the free memory may be spent on saving the second
-    forward pass, which changes no bit: half of it, or less where this process is given a share of the processors only. With
-    ``max_bytes`` no more rows are encoded at a time than fit.
+    Two small steps on some of the classes are weighed, by what they keep for the backward pass: its growth is that of a row. The usual
+    number of rows is encoded at a time; of more rows than that, on a CPU, as many as it encodes fastest. Without ``max_bytes`` some of
+    the free memory may be spent on saving the second forward pass, which changes no bit: half of it, or less where this process is given
+    a share of the processors only. With ``max_bytes`` no more rows are encoded at a time than fit.
 
     Args:
         build: makes the same method for other class names.
@@ -96,6 +99,8 @@ def plan_chunks(
     similarities = _COPIES_OF_SIMILARITIES * 4 * min(MOST_SIMILARITIES, rows * len(method.class_names))
     outside = _RESERVE + table_bytes + features + similarities
     rows = own_share(rows).count
+    if rows > usual and device.type == "cpu":
+        usual = min(usual, max(_FEWEST_ROWS, _BYTES_AT_A_TIME // row_bytes))
     if max_bytes is None:
         at_a_time = usual
         spare = _spendable(device) - outside - _ON_TOP * at_a_time * row_bytes

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from promptmix.data import tables
+from promptmix.data import parquet as parquet_files
 from promptmix.data.images import content_key, open_picture
 from promptmix.data.listing import Columns
+from promptmix.data.parquet import ParquetPicture
 from promptmix.data.read import read_parts, read_pictures
 from promptmix.data.records import PictureSet
 from promptmix.data.splits import read_split, write_split
-from promptmix.data.tables import ParquetPicture, list_table
+from promptmix.data.tables import list_table
 from promptmix.errors import ConfigError, DataError, PromptMixError
 
 
@@ -187,7 +188,7 @@ def test_texts_that_are_no_utf8_and_lines_without_end(photos: Path, monkeypatch:
     monkeypatch.setattr("promptmix.data.tables._LONGEST_LINE", 50)
     assert "line 2 has more than 50 characters" in refused(table(photos, "path,label\n" + "x" * 60 + "\n"))
     assert "line 1 has more than 50 characters" in refused(table(photos, '{"path":"' + "x" * 60, "a.jsonl"))
-    monkeypatch.setattr("promptmix.data.tables._MOST_ROWS", 1)
+    monkeypatch.setattr("promptmix.data.tables.MOST_ROWS", 1)
     assert "more than 1 rows" in refused(table(photos, "path,label\n0.png,cat\n1.png,dog\n"))
 
 
@@ -317,7 +318,7 @@ def test_parquet_that_cannot_be_used(arrow: Any, photos: Path, monkeypatch: pyte
         parquet(arrow, path, {"image": arrow.array([], "binary"), "label": arrow.array([], "string")})
     )
     assert "row 1 has no label" in refused(parquet(arrow, path, {"image": [png(), png()], "label": ["a", None]}))
-    monkeypatch.setattr("promptmix.data.tables._LARGEST_GROUP", 100)
+    monkeypatch.setattr("promptmix.data.parquet._LARGEST_GROUP", 100)
     assert "write it anew with 100 rows a group" in refused(parquet(arrow, path, {"image": [png(), png()], "label": ["a", "b"]}))
 
 
@@ -368,8 +369,8 @@ def test_groups_of_rows_are_kept_as_far_as_they_have_room(arrow: Any, tmp_path: 
         unpacked.append(group)
         return unpack(file, column, group)
 
-    unpack = tables._parquet_group
-    monkeypatch.setattr(tables, "_parquet_group", counted)
+    unpack = parquet_files._parquet_group
+    monkeypatch.setattr(parquet_files, "_parquet_group", counted)
 
     def read(*places: int) -> list[int]:
         unpacked.clear()
@@ -377,19 +378,19 @@ def test_groups_of_rows_are_kept_as_far_as_they_have_room(arrow: Any, tmp_path: 
             assert content_key(pictures[place]) == content_key(png(place))
         return list(unpacked)
 
-    tables._unpacked.cache_clear()
+    parquet_files._unpacked.cache_clear()
     shuffled = [7, 0, 11, 3, 9, 5, 1, 6, 10, 2, 8, 4]
     assert sorted(read(*shuffled)) == [0, 1, 2, 3, 4, 5]
     assert read(*shuffled) == []
     size = unpack(path, "image", 0).get_total_buffer_size()
-    monkeypatch.setattr(tables, "_MOST_KEPT", 2 * size + size // 2)
-    tables._unpacked.cache_clear()
+    monkeypatch.setattr(parquet_files, "_MOST_KEPT", 2 * size + size // 2)
+    parquet_files._unpacked.cache_clear()
     assert read(0, 2, 1, 4, 0, 2, 3) == [0, 1, 2, 1]  # group 2 pushes out 1, which was used longer ago than 0
     # A group that is larger than all the room is kept as long as it is the last one.
-    monkeypatch.setattr(tables, "_MOST_KEPT", 1)
-    tables._unpacked.cache_clear()
+    monkeypatch.setattr(parquet_files, "_MOST_KEPT", 1)
+    parquet_files._unpacked.cache_clear()
     assert read(*range(12)) == [0, 1, 2, 3, 4, 5]
-    assert len(tables._unpacked(os.getpid())._groups) == 1
+    assert len(parquet_files._unpacked(os.getpid())._groups) == 1
 
 
 def test_a_split_of_a_parquet_file_is_read_in_the_order_of_the_file(arrow: Any, tmp_path: Path) -> None:
@@ -424,13 +425,13 @@ def test_values_that_many_rows_share_count_for_each_of_them(arrow: Any, photos: 
     path = parquet(arrow, photos / "pets.parquet", columns, rows_a_group=1000)
     limit = 100_000  # of pictures of 4 kB, of which the file holds one
     assert path.stat().st_size < limit
-    monkeypatch.setattr(tables, "_LARGEST_GROUP", limit)
-    monkeypatch.setattr(tables, "_MOST_AT_ONCE", limit)
+    monkeypatch.setattr(parquet_files, "_LARGEST_GROUP", limit)
+    monkeypatch.setattr(parquet_files, "_MOST_AT_ONCE", limit)
     pictures = read_pictures(path).pictures
     for one in pictures[:2]:
         with pytest.raises(DataError, match=r"row group 0 holds .* bytes of pictures or more"):
             open_picture(one)
-    monkeypatch.setattr(tables, "_MOST_TEXT", 10_000)
+    monkeypatch.setattr(parquet_files, "_MOST_TEXT", 10_000)
     assert "'label' holds more than 10,000 characters" in refused(path)
     monkeypatch.undo()
     again = read_pictures(path.rename(photos / "again.parquet"))

@@ -104,15 +104,22 @@ def test_a_small_step_needs_no_plan_and_one_without_text_never_does(backbone: Ba
     assert plan_chunks(*made(backbone, "tip-adapter-f", {}), 4, 2**20) is None
 
 
-def test_without_a_limit_the_rows_at_a_time_are_the_usual_ones(
-    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, nothing_held: None
+@pytest.mark.parametrize(("at_once", "rows"), [(2**40, 1024), (100, 100)])
+def test_without_a_limit_the_rows_at_a_time_are_the_usual_ones_or_what_a_processor_encodes_fastest(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, nothing_held: None, at_once: int, rows: int
 ) -> None:
     method, build = made(backbone)
-    for free, kept in ((None, 0), (2**20, 0), (2**40, 3072)):
+    monkeypatch.setattr(chunking, "_weigh_row", lambda *_: 1000)
+    monkeypatch.setattr(chunking, "_BYTES_AT_A_TIME", at_once * 1000)
+    for free, kept in ((None, 0), (2**20, 0), (2**40, -(-2400 // rows) * rows)):
         monkeypatch.setattr(chunking, "free_memory_bytes", lambda device, free=free: free)
         plan = plan_chunks(method, build, 4)
         assert plan is not None
-        assert plan.limits == ChunkLimits(rows=1024, kept_rows=kept)
+        assert plan.limits == ChunkLimits(rows=rows, kept_rows=kept)
+    # A step of no more than the usual rows is encoded at once wherever that fits.
+    plan = plan_chunks(*made(backbone, names=NAMES[:120]), 4, 2**33)
+    assert plan is not None
+    assert (plan.rows, plan.limits.rows) == (960, 960)
 
 
 @pytest.mark.usefixtures("nothing_held")
