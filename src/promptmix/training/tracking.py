@@ -174,7 +174,9 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Setting]:
     return flat
 
 
-def measures_of(metrics: Metrics, zero_shot: Metrics, seconds: Mapping[str, float], num_trained_parameters: int) -> dict[str, float]:
+def measures_of(
+    metrics: Metrics, zero_shot: Metrics, seconds: Mapping[str, float], num_trained_parameters: int
+) -> dict[str, float]:
     """The numbers of a result, under one name each, such as ``result/accuracy``; without the tables by class."""
     parts = {
         "result": {**metrics.to_json(), "num_trained_parameters": num_trained_parameters},

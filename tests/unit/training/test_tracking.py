@@ -24,8 +24,8 @@ from promptmix.data.pictograms import draw_set
 from promptmix.data.records import LabelledPictures
 from promptmix.errors import ConfigError, DataError, InterruptedRun
 from promptmix.methods.base import Recipe
-from promptmix.training import run_key, sinks, tracking
 from promptmix.training import run as run_module
+from promptmix.training import run_key, sinks, tracking
 from promptmix.training.fit import RunConfig
 from promptmix.training.run import Outcome, run
 from promptmix.training.sinks import LoggedStep, TrackedRun, sink_names
@@ -182,9 +182,7 @@ def test_the_sinks_are_no_part_of_what_a_run_is(noted: Noted, backbone: Backbone
         for config in (config_with(), config_with("noted"))
     ]
     assert keys[0] == keys[1]
-    assert same_model(
-        run(config_with(), pictures, backbone=backbone), run(config_with("noted"), pictures, backbone=backbone)
-    )
+    assert same_model(run(config_with(), pictures, backbone=backbone), run(config_with("noted"), pictures, backbone=backbone))
 
 
 def stop_at(number: int, how: Callable[[], None]) -> Callable[[str, int, int, str], None]:
@@ -256,7 +254,9 @@ def test_a_run_that_fails_while_it_is_measured_is_closed_as_such(
 def test_a_method_without_steps_tells_its_result(
     method: str, noted: Noted, backbone: Backbone, pictures: LabelledPictures, tmp_path: Path
 ) -> None:
-    config = RunConfig.model_validate({"method": method, "log_to": "noted", "options": {"alpha": 1.0, "beta": 5.0} if method == "tip-adapter" else {}})
+    config = RunConfig.model_validate(
+        {"method": method, "log_to": "noted", "options": {"alpha": 1.0, "beta": 5.0} if method == "tip-adapter" else {}}
+    )
     run(config, pictures, backbone=backbone, out=tmp_path / "run")
     assert noted.told == []
     assert [number for _, number in noted.results] == [0]
