@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from promptmix.errors import ConfigError, did_you_mean
 
@@ -52,6 +54,7 @@ class LoggedStep:
     values: Mapping[str, float]
 
 
+@runtime_checkable
 class Sink(Protocol):
     """One place that is told of a run. Whatever a method raises ends the telling, never the run."""
 
@@ -64,7 +67,7 @@ class Sink(Protocol):
         """
 
     def steps(self, steps: Sequence[LoggedStep]) -> None:
-        """Take down some steps; what was taken down once this returns outlives the process."""
+        """Take down some steps, so that they outlive the process."""
 
     def result(self, values: Mapping[str, float], number: int) -> None:
         """Take down what the run came to, after so many steps."""
@@ -111,7 +114,16 @@ class WandbSink:
 
     def open(self, run: TrackedRun, folder: Path, first: int) -> None:
         # Neither what the terminal shows nor who runs what where.
-        wanted = {"console": "off", "silent": True, "disable_git": True, "save_code": False, "x_disable_meta": True}
+        wanted: dict[str, Any] = {
+            "console": "off",
+            "silent": True,
+            "disable_git": True,
+            "save_code": False,
+            "x_disable_meta": True,
+        }
+        wanted["x_transaction_log_flush_interval"] = (
+            1.0  # what the library holds back so long is lost where the process is killed
+        )
         if "WANDB_FINISH_TIMEOUT" not in os.environ:
             wanted["finish_timeout"] = _SECONDS_TO_SEND_THE_REST
         known = self._library.Settings.model_fields
@@ -147,6 +159,7 @@ class MlflowSink:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         self._library = importlib.import_module("mlflow")
+        logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)  # it tells of every table that it makes
         self._client: Any = None
         self._id = ""
 
@@ -189,8 +202,11 @@ class MlflowSink:
 
 
 def _own_store(folder: Path) -> str:
-    """Address of a store in the folder: a database where the libraries for it are installed, else plain files."""
-    return f"sqlite:///{(folder / 'mlflow.db').absolute()}"
+    """Address of a store in the folder: a database, or plain files where mlflow-skinny is installed without the libraries for one."""
+    if importlib.util.find_spec("sqlalchemy") is not None and importlib.util.find_spec("alembic") is not None:
+        return f"sqlite:///{(folder / 'mlflow.db').absolute()}"
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # later versions want a database, and else refuse
+    return (folder / "mlflow").absolute().as_uri()
 
 
 SINKS: dict[str, Callable[[], Sink]] = {"tensorboard": TensorBoardSink, "wandb": WandbSink, "mlflow": MlflowSink}

@@ -12,13 +12,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from promptmix.backbones.base import Backbone
 from promptmix.evaluation.metrics import Metrics
 from promptmix.runtime import write_json, writing
 from promptmix.training.loop import StepReport
-from promptmix.training.sinks import LoggedStep, Setting, Sink, TrackedRun, load_sink
+from promptmix.training.sinks import LoggedStep, Setting, TrackedRun, load_sink
 
 __all__ = ["FOLDER", "Tracker", "forget_tracking", "measures_of", "settings_of"]
 
@@ -27,6 +27,7 @@ _STATE = "state.json"
 _FORMAT = "promptmix-tracking"
 _SECONDS_BETWEEN_TELLINGS = 5.0
 _logger = logging.getLogger(__name__)
+Given = ParamSpec("Given")
 
 
 class Tracker:
@@ -72,7 +73,7 @@ class Tracker:
         self._save()
         for name in list(self._sinks):
             first = self._told.setdefault(name, 0)
-            self._ask(name, lambda sink, first=first: sink.open(run, self._folder, first))
+            self._ask(name, self._sinks[name].open, run, self._folder, first)
         self._last_telling = time.monotonic()
 
     def step(self, report: StepReport) -> None:
@@ -98,7 +99,7 @@ class Tracker:
         steps, self._pending = self._pending, []
         for name in list(self._sinks) if steps else ():
             new = [step for step in steps if step.number >= self._told[name]]
-            if new and self._ask(name, lambda sink, new=new: sink.steps(new)):
+            if new and self._ask(name, self._sinks[name].steps, new):
                 self._told[name] = new[-1].number + 1
         if steps:
             self._save()
@@ -110,7 +111,7 @@ class Tracker:
         for name in list(self._sinks):
             # Of a method that takes no steps, and of a run that was stopped after its last one, nothing was told here.
             number = max(self._next, self._told[name])
-            self._ask(name, lambda sink, number=number: sink.result(values, number))
+            self._ask(name, self._sinks[name].result, values, number)
         self._close(finished=True)
 
     @contextlib.contextmanager
@@ -125,13 +126,13 @@ class Tracker:
 
     def _close(self, finished: bool) -> None:
         for name in list(self._sinks):
-            self._ask(name, lambda sink: sink.close(finished))
+            self._ask(name, self._sinks[name].close, finished)
         self._sinks = {}
 
-    def _ask(self, name: str, what: Callable[[Sink], None]) -> bool:
+    def _ask(self, name: str, what: Callable[Given, None], *given: Given.args, **named: Given.kwargs) -> bool:
         """Whether a sink did it; one that did not is dropped."""
         try:
-            what(self._sinks[name])
+            what(*given, **named)
             return True
         except Exception as problem:  # of any library, on any server
             reason = " ".join(f"{type(problem).__name__}: {problem}".split())[:300]

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from promptmix.backbones.registry import load_backbone
 from promptmix.data.pictograms import draw_set
 from promptmix.data.records import LabelledPictures
-from promptmix.training import loop, tracking
+from promptmix.training import loop, sinks, tracking
 from promptmix.training.fit import RunConfig
 from promptmix.training.run import Outcome, run
 
@@ -37,11 +38,21 @@ def train(out: Path, names: tuple[str, ...] = LIBRARIES, resume: bool = False, d
         if dies and stage == "training":
             loop._SECONDS_BETWEEN_CHECKPOINTS = 0.0 if done <= SAVED_AT else 1e9
             if done == KILLED_AT:
+                wait_for_wandb(out)
                 os.kill(os.getpid(), signal.SIGKILL)
 
     tracking._SECONDS_BETWEEN_TELLINGS = 0.0 if dies else 1e9
     config = RunConfig.model_validate(values)
     return run(config, pictures, backbone=load_backbone(device="cpu"), out=out, resume=resume, on_progress=watch)
+
+
+def wait_for_wandb(out: Path) -> None:
+    """The library has a process of its own, which takes a second to write down what it is told."""
+    deadline = time.monotonic() + 60
+    for path in (out / "tracking").glob("wandb/offline-run-*/*.wandb"):
+        while sum(record.WhichOneof("record_type") == "history" for record in wandb_records(path)) < KILLED_AT - 1:
+            assert time.monotonic() < deadline, "the steps are not written down within a minute"
+            time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +155,8 @@ def test_wandb_has_each_step_once_under_one_id(resumed: tuple[Path, Outcome]) ->
 
 def test_mlflow_has_each_step_once_in_one_run(resumed: tuple[Path, Outcome]) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
-    from promptmix.training.sinks import _own_store
-
     out, outcome = resumed
-    client = mlflow.MlflowClient(_own_store(out / "tracking"))
+    client = mlflow.MlflowClient(sinks._own_store(out / "tracking"))
     (experiment,) = [one for one in client.search_experiments() if one.name == "promptmix"]
     (told,) = client.search_runs([experiment.experiment_id])
     check_losses([(one.step, one.value) for one in client.get_metric_history(told.info.run_id, "train/loss")], out)
@@ -162,6 +171,15 @@ def test_nothing_that_was_written_names_a_folder_of_this_machine(resumed: tuple[
     out, _ = resumed
     for path in [*out.rglob("*.wandb"), *out.rglob("events.out.*")]:
         assert str(out.parent).encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(("there", "place"), [(True, "sqlite:///{}/mlflow.db"), (False, "file://{}/mlflow")])
+def test_mlflow_has_a_database_where_the_libraries_for_one_are(
+    there: bool, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if there else None)
+    assert sinks._own_store(tmp_path) == place.format(tmp_path)
 
 
 @pytest.mark.usefixtures("environment")

@@ -23,6 +23,7 @@ from promptmix.config import parse_config
 from promptmix.data.pictograms import draw_set
 from promptmix.data.records import LabelledPictures
 from promptmix.errors import ConfigError, DataError, InterruptedRun
+from promptmix.features.cache import FeatureCache
 from promptmix.methods.base import Recipe
 from promptmix.training import run as run_module
 from promptmix.training import run_key, sinks, tracking
@@ -86,6 +87,12 @@ def config_with(*names: str, **more: Any) -> RunConfig:
     return RunConfig.model_validate({"method": "coop", "recipe": recipe, "augmentation": {"views": 0}, "log_to": names, **more})
 
 
+@pytest.fixture(scope="module")
+def plain(backbone: Backbone, pictures: LabelledPictures) -> Outcome:
+    """The run that is told to nobody."""
+    return run(config_with(), pictures, backbone=backbone, cache=FeatureCache())
+
+
 def same_model(one: Outcome, other: Outcome) -> bool:
     return all(torch.equal(value, other.model.learnt[name]) for name, value in one.model.learnt.items())
 
@@ -120,14 +127,14 @@ def test_a_missing_library_is_told_before_any_work(
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     out = tmp_path / "run"
     with pytest.raises(ConfigError, match=rf"^--log-to {name} needs .* pip install 'promptmix\[track\]'$"):
-        run(config_with(name), pictures, backbone=backbone, out=out)
+        run(config_with(name), pictures, backbone=backbone, cache=FeatureCache(), out=out)
     assert not out.exists()
 
 
 def test_every_step_is_told_with_its_values_and_then_the_result(
     noted: Noted, backbone: Backbone, pictures: LabelledPictures, tmp_path: Path
 ) -> None:
-    outcome = run(config_with("noted"), pictures, backbone=backbone, out=tmp_path / "run")
+    outcome = run(config_with("noted"), pictures, backbone=backbone, cache=FeatureCache(), out=tmp_path / "run")
     assert noted.numbers == list(range(STEPS))
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     for step in noted.told:
@@ -155,13 +162,11 @@ def test_every_step_is_told_with_its_values_and_then_the_result(
 
 
 def test_the_settings_are_flat_and_hold_no_path(
-    noted: Noted, pictures: LabelledPictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    noted: Noted, backbone: Backbone, pictures: LabelledPictures, tmp_path: Path
 ) -> None:
-    from tests.backbone_files import write_clip
-
-    write_clip(tmp_path / "my clip", "quick_gelu")
+    (tmp_path / "my clip").mkdir()
     config = config_with("noted", backbone=str(tmp_path / "my clip"))
-    run(config, pictures, out=tmp_path / "run")
+    run(config, pictures, backbone=backbone, cache=FeatureCache(), out=tmp_path / "run")
     ((told, first),) = noted.opened
     key = json.loads((tmp_path / "run" / "run.json").read_text())["run_key"]
     assert first == 0
@@ -176,13 +181,16 @@ def test_the_settings_are_flat_and_hold_no_path(
     assert str(tmp_path) not in json.dumps(dict(told.settings))
 
 
-def test_the_sinks_are_no_part_of_what_a_run_is(noted: Noted, backbone: Backbone, pictures: LabelledPictures) -> None:
+def test_the_sinks_are_no_part_of_what_a_run_is(
+    noted: Noted, plain: Outcome, backbone: Backbone, pictures: LabelledPictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     keys = [
         run_key.shared_run_key(config, Recipe(), "", backbone, pictures, pictures, ())
         for config in (config_with(), config_with("noted"))
     ]
     assert keys[0] == keys[1]
-    assert same_model(run(config_with(), pictures, backbone=backbone), run(config_with("noted"), pictures, backbone=backbone))
+    assert same_model(plain, run(config_with("noted"), pictures, backbone=backbone, cache=FeatureCache()))
 
 
 def stop_at(number: int, how: Callable[[], None]) -> Callable[[str, int, int, str], None]:
@@ -203,17 +211,17 @@ def test_a_stopped_and_resumed_run_is_told_once(
     monkeypatch.setattr(tracking, "_SECONDS_BETWEEN_TELLINGS", 1e9)  # before checkpoints and at the end alone
     out = tmp_path / "run"
     with pytest.raises(InterruptedRun):
-        run(config_with("noted"), pictures, backbone=backbone, out=out, on_progress=stop_at(6, interrupt))
+        run(config_with("noted"), pictures, backbone=backbone, cache=FeatureCache(), out=out, on_progress=stop_at(6, interrupt))
     assert noted.numbers == list(range(6))
     assert noted.closed == [False]
-    run(config_with("noted"), pictures, backbone=backbone, out=out, resume=True)
+    run(config_with("noted"), pictures, backbone=backbone, cache=FeatureCache(), out=out, resume=True)
     assert noted.numbers == list(range(STEPS))
     assert noted.closed == [False, True]
     (first, then) = noted.opened
     assert first[0] == then[0]
     assert (first[1], then[1]) == (0, 6)
     # A finished run is shown again, and told to nobody.
-    run(config_with("noted"), pictures, backbone=backbone, out=out, resume=True)
+    run(config_with("noted"), pictures, backbone=backbone, cache=FeatureCache(), out=out, resume=True)
     assert len(noted.opened) == 2
 
 
@@ -226,10 +234,10 @@ def test_steps_that_are_repeated_are_not_told_again(
     out = tmp_path / "run"
     # No checkpoint is written before the failure, so the run that goes on begins again.
     with pytest.raises(RuntimeError, match="the power is gone"):
-        run(config_with("noted"), pictures, backbone=backbone, out=out, on_progress=stop_at(6, fail))
+        run(config_with("noted"), pictures, backbone=backbone, cache=FeatureCache(), out=out, on_progress=stop_at(6, fail))
     assert not (out / "checkpoint.safetensors").exists()
     assert noted.numbers == list(range(5))
-    run(config_with("noted"), pictures, backbone=backbone, out=out, resume=True)
+    run(config_with("noted"), pictures, backbone=backbone, cache=FeatureCache(), out=out, resume=True)
     assert noted.numbers == list(range(STEPS))
     assert noted.opened[1][1] == 5
 
@@ -243,9 +251,9 @@ def test_a_run_that_fails_while_it_is_measured_is_closed_as_such(
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "class_logits", fail)
         with pytest.raises(DataError, match="nothing can be measured"):
-            run(config_with("noted"), pictures, backbone=backbone, out=tmp_path / "run")
+            run(config_with("noted"), pictures, backbone=backbone, cache=FeatureCache(), out=tmp_path / "run")
     assert noted.closed == [False]
-    run(config_with("noted"), pictures, backbone=backbone, out=tmp_path / "run", resume=True)
+    run(config_with("noted"), pictures, backbone=backbone, cache=FeatureCache(), out=tmp_path / "run", resume=True)
     assert noted.numbers == list(range(STEPS))
     assert [number for _, number in noted.results] == [STEPS]
 
@@ -257,7 +265,7 @@ def test_a_method_without_steps_tells_its_result(
     config = RunConfig.model_validate(
         {"method": method, "log_to": "noted", "options": {"alpha": 1.0, "beta": 5.0} if method == "tip-adapter" else {}}
     )
-    run(config, pictures, backbone=backbone, out=tmp_path / "run")
+    run(config, pictures, backbone=backbone, cache=FeatureCache(), out=tmp_path / "run")
     assert noted.told == []
     assert [number for _, number in noted.results] == [0]
     assert noted.closed == [True]
@@ -297,6 +305,7 @@ def test_a_sink_that_fails_is_dropped_with_one_warning_and_a_note(
     at: str,
     told: int,
     noted: Noted,
+    plain: Outcome,
     backbone: Backbone,
     pictures: LabelledPictures,
     tmp_path: Path,
@@ -306,14 +315,14 @@ def test_a_sink_that_fails_is_dropped_with_one_warning_and_a_note(
     failing = Failing(at, after=5)
     monkeypatch.setitem(sinks.SINKS, "failing", lambda: failing)
     with caplog.at_level(logging.WARNING):
-        outcome = run(config_with("failing", "noted"), pictures, backbone=backbone, out=tmp_path / "run")
+        outcome = run(config_with("failing", "noted"), pictures, backbone=backbone, cache=FeatureCache(), out=tmp_path / "run")
     note = f"failing was told no more after {told} steps (OSError: [Errno 28] No space left on device)"
     assert [record.getMessage() for record in caplog.records] == [f"{note}; the training goes on"]
     assert note in outcome.result.notes
     assert note in json.loads((tmp_path / "run" / "result.json").read_text())["notes"]
     assert failing.numbers == list(range(told))
     assert noted.numbers == list(range(STEPS)) and noted.closed == [True]
-    assert same_model(outcome, run(config_with(), pictures, backbone=backbone))
+    assert same_model(plain, outcome)
 
 
 def test_a_failure_before_an_interruption_is_still_in_the_note(
@@ -322,8 +331,8 @@ def test_a_failure_before_an_interruption_is_still_in_the_note(
     monkeypatch.setitem(sinks.SINKS, "failing", lambda: Failing("steps", after=2))
     out = tmp_path / "run"
     with pytest.raises(InterruptedRun):
-        run(config_with("failing"), pictures, backbone=backbone, out=out, on_progress=stop_at(6, interrupt))
-    outcome = run(config_with("noted"), pictures, backbone=backbone, out=out, resume=True)
+        run(config_with("failing"), pictures, backbone=backbone, cache=FeatureCache(), out=out, on_progress=stop_at(6, interrupt))
+    outcome = run(config_with("noted"), pictures, backbone=backbone, cache=FeatureCache(), out=out, resume=True)
     assert any("failing was told no more after 2 steps" in note for note in outcome.result.notes)
 
 
@@ -331,15 +340,15 @@ def test_overwriting_a_run_throws_away_what_was_tracked_of_it_and_no_folder_of_a
     noted: Noted, backbone: Backbone, pictures: LabelledPictures, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    run(config_with("noted"), pictures, backbone=backbone, out=out)
+    run(config_with("noted"), pictures, backbone=backbone, cache=FeatureCache(), out=out)
     (out / "tracking" / "more.txt").write_text("of a sink")
-    run(config_with("noted"), pictures, backbone=backbone, out=out, overwrite=True)
+    run(config_with("noted"), pictures, backbone=backbone, cache=FeatureCache(), out=out, overwrite=True)
     assert not (out / "tracking" / "more.txt").exists()
     before, after = (told.id for told, _ in noted.opened)
     assert before != after
     assert noted.opened[1][1] == 0
     (out / "tracking" / "state.json").write_text("a file of mine")
-    run(config_with(), pictures, backbone=backbone, out=out, overwrite=True)
+    run(config_with(), pictures, backbone=backbone, cache=FeatureCache(), out=out, overwrite=True)
     assert (out / "tracking" / "state.json").read_text() == "a file of mine"
 
 
@@ -347,7 +356,7 @@ def test_only_the_first_rank_tells(
     noted: Noted, backbone: Backbone, pictures: LabelledPictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "is_first", lambda: False)
-    run(config_with("noted"), pictures, backbone=backbone)
+    run(config_with("noted"), pictures, backbone=backbone, cache=FeatureCache())
     assert noted.opened == []
 
 
@@ -388,7 +397,7 @@ def test_without_being_asked_no_library_is_imported(
     monkeypatch.setattr(sys, "meta_path", [watching, *sys.meta_path])
     assert importlib.util.find_spec("no_such_library") is None
 
-    run(config_with(), pictures, backbone=backbone, out=tmp_path / "run")
+    run(config_with(), pictures, backbone=backbone, cache=FeatureCache(), out=tmp_path / "run")
     assert "no_such_library" in watching.seen
     assert watching.seen & names == set()
     assert not (tmp_path / "run" / "tracking").exists()
