@@ -22,6 +22,9 @@ from promptmix.training import loop, sinks, tracking
 from promptmix.training.fit import RunConfig
 from promptmix.training.run import Outcome, run
 
+# MLflow asks its library for databases for something that is to go.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.store.tracking.sqlalchemy_store")
+
 CLASSES = ("anchor", "cat")
 STEPS, KILLED_AT, SAVED_AT = 12, 9, 5
 LIBRARIES = tuple(name for name in ("tensorboard", "wandb", "mlflow") if importlib.util.find_spec(name) is not None)
