@@ -51,6 +51,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         calibrate: calibrate the probabilities on left-out shots; takes five more short trainings.
         abstain: calibrate, and answer ``none of these`` below a threshold for ``precision=0.95`` (of the answers) or ``coverage=0.9``.
         label_sets: calibrate, with label sets that hold the true class so often, such as 0.9.
+        log_to: ``tensorboard``, ``wandb`` or ``mlflow``, or some of them: told of every step of ``fit``; see docs/tracking.md.
 
     After ``fit``, ``classes_`` has the class names and ``result_`` the record of the run, zero-shot beside it. Names given in ``y`` stay
     as they are given, so that predictions can be compared with them; in a prompt, "_" reads as a space. Numbers are no class names:
@@ -72,6 +73,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         calibrate: bool = False,
         abstain: str | None = None,
         label_sets: float | None = None,
+        log_to: str | Sequence[str] = (),
     ) -> None:
         self.method = method
         self.backbone = backbone
@@ -85,6 +87,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.calibrate = calibrate
         self.abstain = abstain
         self.label_sets = label_sets
+        self.log_to = log_to
 
     def fit(self, X: object, y: object = None) -> PromptClassifier:
         """Learn from labelled pictures, or from pictures (paths, PIL pictures, arrays) and their class names.
@@ -105,6 +108,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             "device": self.device,
             "precision": self.precision,
             "seed": self.seed,
+            "log_to": self.log_to,
         }
         config = parse_config(RunConfig, given, "arguments of PromptClassifier")
         wanted = None

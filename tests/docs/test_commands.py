@@ -220,3 +220,15 @@ def test_the_commands_of_the_page_on_exporting(promptmix: Promptmix, desk: Path)
     assert [words[0] for words in commands] == ["train", "export", "predict", "info", "export", "export"]
     run_all(promptmix, commands, desk)
     assert (desk / "small.onnx").stat().st_size < (desk / "model.onnx").stat().st_size
+
+
+def test_the_commands_and_the_python_of_the_page_on_tracking(promptmix: Promptmix, desk: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    commands = commands_of("tracking.md")
+    assert len(commands) == 3
+    # MLflow's store has tests of its own.
+    run_all(promptmix, [words for words in commands if not any("mlflow" in word for word in words)], desk)
+    assert list((desk / "run" / "tracking" / "tensorboard").iterdir())
+    (block,) = python_of("tracking.md")
+    exec(compile(block, "tracking.md", "exec"), {"__name__": "page"})
+    assert list((desk / "promptmix-tracking").iterdir())

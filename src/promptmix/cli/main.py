@@ -107,6 +107,9 @@ def train(
     ] = False,
     abstain: Abstain = None,
     label_sets: LabelSets = None,
+    log_to: Annotated[
+        list[str] | None, typer.Option("--log-to", help="Also tell tensorboard, wandb or mlflow; repeatable, or with commas.")
+    ] = None,
     skip_bad: SkipBad = False,
     device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or mps.")] = None,
     precision: Annotated[
@@ -145,6 +148,7 @@ def train(
         calibrate=calibrate,
         abstain=abstain,
         label_sets=label_sets,
+        log_to=log_to,
         skip_bad=skip_bad,
         device=device,
         precision=precision,

@@ -50,6 +50,7 @@ def train(
     calibrate: bool,
     abstain: str | None,
     label_sets: float | None,
+    log_to: list[str] | None,
     skip_bad: bool,
     device: str | None,
     precision: str | None,
@@ -67,6 +68,7 @@ def train(
         "shots": shots,
         "seed": seed,
         "skip_bad": skip_bad or None,
+        "log_to": log_to,
         "recipe.epochs": epochs,
     }
     values = {} if config_file is None else read_yaml(config_file)

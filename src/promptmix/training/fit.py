@@ -33,6 +33,8 @@ from promptmix.training.choose import choose_options
 from promptmix.training.chunking import plan_chunks
 from promptmix.training.feeds import CachedFeed, Feed, LiveFeed
 from promptmix.training.loop import StepReport, Taken, train
+from promptmix.training.sinks import sink_names
+from promptmix.training.tracking import Tracker
 
 __all__ = [
     "Prepared",
@@ -61,6 +63,7 @@ class RunConfig(StrictModel):
         recipe: what to change of the method's recipe.
         shots: how many pictures a class the training set was cut to, for the record and the recipe's length; None: all.
         seed: of every random choice; 0 is a seed like any other.
+        log_to: where to tell of the run besides ``log.jsonl``: names of :data:`~promptmix.training.sinks.SINKS`, or a text with commas.
         max_memory: bytes that training may take, also as ``8GB`` or ``2GiB``: on a GPU of its memory, else of the machine's. Fewer
             prompts are encoded at a time then. None: as is usual.
     """
@@ -75,6 +78,7 @@ class RunConfig(StrictModel):
     seed: int = Field(default=1, ge=0, lt=2**63)
     augmentation: Augmentation = Augmentation()
     skip_bad: bool = False
+    log_to: Annotated[tuple[str, ...], BeforeValidator(sink_names)] = ()
     max_memory: Annotated[int, Field(ge=1), BeforeValidator(memory_bytes)] | None = None
 
 
@@ -245,11 +249,13 @@ def learn(
     checkpoint_path: Path | None = None,
     limits: ChunkLimits | None = None,
     on_progress: Progress = no_progress,
+    tracker: Tracker | None = None,
 ) -> Taken:
     """Train the prepared method in place; goes on from ``checkpoint_path`` where that file is there. Returns what it took in all.
 
     Args:
         limits: as :func:`plan_memory` gave them; else they are planned here.
+        tracker: to be told of every step; open.
 
     Raises:
         InterruptedRun: stopped by the person; the checkpoint was written.
@@ -267,6 +273,8 @@ def learn(
 
         def report(step: StepReport) -> None:
             on_progress("training", step.done, step.steps, f"loss {step.loss:.3f}, accuracy {100 * step.accuracy:.1f} %")
+            if tracker is not None:
+                tracker.step(step)
 
         if limits is None:
             limits = plan_memory(config, prepared.recipe, method, prepared.backbone, feed.num_pictures)
@@ -279,6 +287,7 @@ def learn(
             log_path=log_path,
             checkpoint_path=checkpoint_path,
             on_step=report,
+            before_save=None if tracker is None else tracker.tell,
         )
     elif method.learns == "in closed form":
         method.fit_features(prepared.features.cpu(), labels.cpu(), config.seed)

@@ -12,7 +12,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -50,6 +50,9 @@ class StepReport:
         epoch, step: the epoch at hand, and the step in it, both from 0.
         done, steps: how many steps of the whole run are done, and how many it has.
         loss, accuracy: over the epoch so far.
+        step_loss, terms: of the step itself; the terms add up to the loss.
+        rate: of parameters without a multiplier, in this step.
+        seconds: of training so far, over all its legs.
     """
 
     epoch: int
@@ -58,6 +61,10 @@ class StepReport:
     steps: int
     loss: float
     accuracy: float
+    step_loss: float
+    terms: Mapping[str, Tensor]
+    rate: float
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +93,7 @@ def train(
     checkpoint_path: Path | None = None,
     limits: ChunkLimits | None = None,
     on_step: Callable[[StepReport], None] | None = None,
+    before_save: Callable[[], None] | None = None,
 ) -> Taken:
     """Train ``method`` in place; returns what it took in all.
 
@@ -96,6 +104,7 @@ def train(
 
     Args:
         limits: how much text is encoded at a time; None: as is usual.
+        before_save: called when a checkpoint is about to be written, after the report of every step that it holds.
 
     Where several ranks work together all call this alike, and all end with the same parameters; the first one writes. Each encodes its
     share of the texts and, from a :class:`~promptmix.training.feeds.LiveFeed`, of the pictures; what follows, all do alike.
@@ -153,6 +162,8 @@ def train(
     def save(epoch: int, step: int) -> None:
         if checkpoint_path is None or not is_first():
             return
+        if before_save is not None:
+            before_save()
         tensors: dict[str, Tensor] = {f"parameter.{name}": parameter for name, parameter in parameters.items()}
         for name, parameter in parameters.items():
             kept = optimizer.state[parameter]
@@ -184,7 +195,8 @@ def train(
                 loss_sum, correct, seen = 0.0, 0, 0
             batches = feed.batches(epoch, recipe.batch_size, first_step)
             for step, batch in enumerate(itertools.islice(batches, steps_here - first_step), start=first_step):
-                set_rates(optimizer, recipe, epoch, batch.number / all_steps)
+                progress = batch.number / all_steps
+                set_rates(optimizer, recipe, epoch, progress)
                 output, loss = stepper.step(batch, epoch)
                 if recipe.clip is not None:
                     torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.clip)
@@ -203,6 +215,10 @@ def train(
                             steps=all_steps,
                             loss=loss_sum / seen,
                             accuracy=correct / seen,
+                            step_loss=loss,
+                            terms=output.terms,
+                            rate=rate_at(recipe, epoch, progress=progress),
+                            seconds=earlier_seconds + time.monotonic() - begun,
                         )
                     )
                 if step + 1 < steps_here:
@@ -224,7 +240,7 @@ def train(
             if log_path is not None:
                 line = {
                     "epoch": epoch,
-                    "rate": rate_at(recipe, epoch, progress=batch.number / all_steps),
+                    "rate": rate_at(recipe, epoch, progress=progress),
                     "loss": loss_sum / seen,
                     "accuracy": correct / seen,
                 }

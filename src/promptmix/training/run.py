@@ -38,6 +38,7 @@ from promptmix.runtime import atomic_path, write_json, writing
 from promptmix.training.fit import Progress, RunConfig, learn, no_progress, plan_memory, prepare, settle_options
 from promptmix.training.left_out import CALIBRATION_FILES
 from promptmix.training.run_key import shared_run_key
+from promptmix.training.tracking import Tracker, forget_tracking, measures_of, settings_of
 
 __all__ = ["Outcome", "run"]
 
@@ -93,6 +94,12 @@ def run(
     kind = method_class(config.method)
     asked = kind.parse_options(config.options)  # problems come before any work
     recipe = kind.recipe_for(config.shots, config.recipe)
+    tracker = Tracker(config.log_to if is_first() else ())
+    asked_for = {
+        **config.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json"),
+        "options": asked.model_dump(mode="json"),
+    }
     # Of several ranks only the first looks into the run folder and writes there.
     folder = out if is_first() else None
     resumes = bool(broadcast_json(folder is not None and resume and (folder / "run.json").is_file()))
@@ -164,19 +171,22 @@ def run(
     logger.info("features of %d pictures: %.1f s", len(prepared.kept) + len(tested.kept), seconds["features"])
 
     # Learning.
-    taken = learn(
-        prepared,
-        run_key=run_key,
-        log_path=None if out is None else out / "log.jsonl",
-        checkpoint_path=None if out is None else out / "checkpoint.safetensors",
-        limits=limits,
-        on_progress=on_progress,
-    )
+    tracker.open(out, run_key, config.method, settings_of(asked_for, backbone))
+    with tracker.closed_on_failure():
+        taken = learn(
+            prepared,
+            run_key=run_key,
+            log_path=None if out is None else out / "log.jsonl",
+            checkpoint_path=None if out is None else out / "checkpoint.safetensors",
+            limits=limits,
+            on_progress=on_progress,
+            tracker=tracker,
+        )
     seconds["training"] = taken.seconds
 
     # Measuring, beside zero-shot on the same pictures.
     begun = time.monotonic()
-    with torch.no_grad(), limit_chunks(limits):
+    with torch.no_grad(), limit_chunks(limits), tracker.closed_on_failure():
         untrained = build_method("zero-shot", {}, backbone, training.class_names).classifier()
         zero_shot = measure(class_logits(untrained, test_features, backbone.device), test_labels, training.class_names)
         if method.tunes_image_tower:
@@ -194,7 +204,8 @@ def run(
     seconds["all"] = time.monotonic() - started + taken.earlier_seconds
     logger.info("measuring: %.1f s", seconds["evaluation"])
     worse = metrics.accuracy < zero_shot.accuracy
-    all_notes = [*notes, *settled.notes, *method.notes()]
+    tracker.result(measures_of(metrics, zero_shot, seconds, method.num_learnt_parameters))
+    all_notes = [*notes, *settled.notes, *method.notes(), *tracker.notes]
     if num_ranks() > 1:
         all_notes.append(f"run on {num_ranks()} ranks")
     if bad:
@@ -211,11 +222,7 @@ def run(
         method=config.method,
         backbone_name=backbone.name,
         backbone_fingerprint=backbone.fingerprint,
-        config={
-            **config.model_dump(mode="json"),
-            "recipe": recipe.model_dump(mode="json"),
-            "options": asked.model_dump(mode="json"),
-        },
+        config=asked_for,
         data=f"trained on {training.description}; measured on {measured.description}",
         split_hash=hash_of_split,
         seed=config.seed,
@@ -311,6 +318,7 @@ def _start_run_folder(out: Path, run_key: str, config: RunConfig, recipe: Recipe
         own = ("run.json", "split.json", "log.jsonl", "checkpoint.safetensors", "predictions.csv", "result.json")
         for name in (*own, *CALIBRATION_FILES):
             (out / name).unlink(missing_ok=True)
+        forget_tracking(out)
         remove_model(out / "model")
     write_json(
         out / "run.json",

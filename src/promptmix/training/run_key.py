@@ -47,7 +47,7 @@ def shared_run_key(
         ConfigError: the ranks do not see the same pictures, or differ in something else.
         LostRankError: another rank is gone.
     """
-    wanted = config.model_dump(mode="json", exclude={"device", "precision", "backbone", "skip_bad", "max_memory"})
+    wanted = config.model_dump(mode="json", exclude={"device", "precision", "backbone", "skip_bad", "log_to", "max_memory"})
     parts = [json.dumps(wanted, sort_keys=True), recipe.model_dump_json(), stands_for, backbone.features_key]
     parts += [json.dumps(list(names)) for names in (training.class_names, more_class_names)]
     for part in (training,) if measured is training else (training, measured):
