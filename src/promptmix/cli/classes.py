@@ -1,68 +1,72 @@
-"""promptmix classes"""
+"""promptmix classes: the options of its verbs. What they do is in classes_verbs.py, imported when one is called."""
 
 from __future__ import annotations
 
-import json
-import logging
 from pathlib import Path
+from typing import Annotated
 
-from promptmix.config import parse_config
-from promptmix.data.class_words import ClassWords
-from promptmix.inference.open_classes import add_worded_classes, rename_class
-from promptmix.inference.predictor import backbone_of, remove_classes
-from promptmix.model_folder import SavedModel, model_path, read_model, write_classes
-from promptmix.model_hub import stored_model
+import typer
 
-logger = logging.getLogger(__name__)
+from promptmix.cli.guard import guarded
+from promptmix.cli.options import BackboneOption, Description, Json, Synonyms
 
+__all__ = ["classes_app"]
 
-def list_classes(folder: Path, json_output: bool) -> None:
-    names = read_model(stored_model(folder)).class_names
-    print(json.dumps(list(names)) if json_output else "\n".join(names))
+classes_app = typer.Typer(help="List a model's classes, or change them by name; nothing is retrained.", no_args_is_help=True)
 
 
-def add(folder: Path, names: list[str], synonyms: list[str], description: str | None, backbone: str | None) -> None:
-    model = read_model(folder)
-    words = [_words(name, synonyms, description) for name in names]
-    added = add_worded_classes(model, words, backbone_of(model, backbone))
-    write_classes(model_path(folder), added)
-    _tell_of_rules(model, added)
-    print(
-        f"{len(added.class_names)} classes now, nothing was retrained: {', '.join(added.class_names[len(model.class_names) :])} added"
-    )
+@classes_app.command("list", epilog="Example: promptmix classes list model")
+@guarded
+def classes_list(
+    model: Annotated[Path, typer.Argument(help="Model or run folder, or hf://owner/name[@revision] on the hub.")],
+    json_output: Json = False,
+) -> None:
+    """Print a model's classes, one a line."""
+    from promptmix.cli import classes_verbs as verb
+
+    verb.list_classes(model, json_output)
 
 
-def rename(folder: Path, old: str, new: str, synonyms: list[str], description: str | None, backbone: str | None) -> None:
-    model = read_model(folder)
-    by_name = model.classifier is None or model.classifier.class_bias is None
-    renamed = rename_class(model, old, _words(new, synonyms, description), backbone_of(model, backbone) if by_name else None)
-    write_classes(model_path(folder), renamed)
-    _tell_of_rules(model, renamed)
-    print(f"{len(renamed.class_names)} classes, nothing was retrained: {old} is now {new}")
+@classes_app.command("add", epilog="Example: promptmix classes add model okapi quokka")
+@guarded
+def classes_add(
+    model: Annotated[Path, typer.Argument(help="Model or run folder.")],
+    names: Annotated[list[str], typer.Argument(help="Class names.")],
+    synonyms: Synonyms = None,
+    description: Description = None,
+    backbone: BackboneOption = None,
+) -> None:
+    """Add classes by name."""
+    if (synonyms or description) and len(names) > 1:
+        raise typer.BadParameter("--synonym and --description are of one class; add the classes one by one")
+    from promptmix.cli import classes_verbs as verb
+
+    verb.add(model, names, synonyms or [], description, backbone)
 
 
-def _words(name: str, synonyms: list[str], description: str | None) -> ClassWords:
-    return parse_config(ClassWords, {"name": name, "synonyms": synonyms, "description": description}, f"words of class {name!r}")
+@classes_app.command("rename", epilog="Example: promptmix classes rename model cat 'house cat'")
+@guarded
+def classes_rename(
+    model: Annotated[Path, typer.Argument(help="Model or run folder.")],
+    old: Annotated[str, typer.Argument(help="The class as it is called now.")],
+    new: Annotated[str, typer.Argument(help="Its new name.")],
+    synonyms: Synonyms = None,
+    description: Description = None,
+    backbone: BackboneOption = None,
+) -> None:
+    """Give a class another name; what is known of it by name is made anew."""
+    from promptmix.cli import classes_verbs as verb
+
+    verb.rename(model, old, new, synonyms or [], description, backbone)
 
 
-def remove(folder: Path, names: list[str]) -> None:
-    model = read_model(folder)
-    left = remove_classes(model, names)
-    write_classes(model_path(folder), left)
-    _tell_of_rules(model, left)
-    print(f"{len(left.class_names)} classes now")
+@classes_app.command("remove", epilog="Example: promptmix classes remove model okapi")
+@guarded
+def classes_remove(
+    model: Annotated[Path, typer.Argument(help="Model or run folder.")],
+    names: Annotated[list[str], typer.Argument(help="Class names.")],
+) -> None:
+    """Remove classes by name."""
+    from promptmix.cli import classes_verbs as verb
 
-
-def _tell_of_rules(before: SavedModel, after: SavedModel) -> None:
-    """Say which rules of the calibration are gone with the classes that they were fitted for."""
-    if before.calibration is None or after.calibration is None:
-        return
-    gone = [
-        what
-        for what, rule in (("'none of these'", before.calibration.abstain), ("label sets", before.calibration.label_sets))
-        if rule is not None
-    ]
-    if gone:
-        logger.warning(
-            "%s held for the classes as they were, and are gone; promptmix calibrate fits them anew", " and ".join(gone)
-        )
+    verb.remove(model, names)

@@ -13,7 +13,23 @@ import typer
 
 import promptmix
 from promptmix.cli.bench import bench_app
+from promptmix.cli.classes import classes_app
+from promptmix.cli.data import data_app
 from promptmix.cli.guard import guarded
+from promptmix.cli.options import (
+    SOURCES,
+    Abstain,
+    BackboneOption,
+    Cache,
+    Classes,
+    Device,
+    ImageColumn,
+    Json,
+    LabelColumn,
+    LabelSets,
+    Precision,
+    SkipBad,
+)
 
 __all__ = ["app", "run"]
 
@@ -25,30 +41,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-classes_app = typer.Typer(help="List a model's classes, or change them by name; nothing is retrained.", no_args_is_help=True)
 app.add_typer(classes_app, name="classes")
-data_app = typer.Typer(help="Check, split and unpack pictures before anything is learnt from them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Precision = Annotated[str, typer.Option(help="What the backbone calculates in: auto (fp32), fp32, bf16 or fp16.")]
-Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep image features on disk (PROMPTMIX_CACHE says where).")]
-BackboneOption = Annotated[str | None, typer.Option(help="Where the model's backbone lies now, if elsewhere.")]
-SOURCES = "Folder with one sub-folder a class or with train/ and test/; table; .tar; saved data set; or hf:owner/name."
-ImageColumn = Annotated[str | None, typer.Option(help="Column of a table or data set that holds the pictures or their paths.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of a table or data set that holds the labels.")]
-Classes = Annotated[
-    Path | None, typer.Option("--classes", help="File with the classes in their order, a line each, or YAML 'label: name'.")
-]
-Abstain = Annotated[
-    str | None, typer.Option(help="When to answer 'none of these': precision=0.95 (of the answers) or coverage=0.9 (answered).")
-]
-LabelSets = Annotated[float | None, typer.Option(help="Label sets that hold the true class so often, such as 0.9.")]
-Synonyms = Annotated[list[str] | None, typer.Option("--synonym", help="Another name for the class; repeatable.")]
-Description = Annotated[str | None, typer.Option(help="What follows the name in the prompts, after a comma.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read, and say which.")]
 
 
 @app.command(epilog="Example: promptmix demo --out promptmix-demo")
@@ -466,130 +461,6 @@ def convert(
     from promptmix.cli import convert as verb
 
     verb.convert(file, backbone, classes, out, class_position, overwrite, json_output)
-
-
-@classes_app.command("list", epilog="Example: promptmix classes list model")
-@guarded
-def classes_list(
-    model: Annotated[Path, typer.Argument(help="Model or run folder, or hf://owner/name[@revision] on the hub.")],
-    json_output: Json = False,
-) -> None:
-    """Print a model's classes, one a line."""
-    from promptmix.cli import classes as verb
-
-    verb.list_classes(model, json_output)
-
-
-@classes_app.command("add", epilog="Example: promptmix classes add model okapi quokka")
-@guarded
-def classes_add(
-    model: Annotated[Path, typer.Argument(help="Model or run folder.")],
-    names: Annotated[list[str], typer.Argument(help="Class names.")],
-    synonyms: Synonyms = None,
-    description: Description = None,
-    backbone: BackboneOption = None,
-) -> None:
-    """Add classes by name."""
-    if (synonyms or description) and len(names) > 1:
-        raise typer.BadParameter("--synonym and --description are of one class; add the classes one by one")
-    from promptmix.cli import classes as verb
-
-    verb.add(model, names, synonyms or [], description, backbone)
-
-
-@classes_app.command("rename", epilog="Example: promptmix classes rename model cat 'house cat'")
-@guarded
-def classes_rename(
-    model: Annotated[Path, typer.Argument(help="Model or run folder.")],
-    old: Annotated[str, typer.Argument(help="The class as it is called now.")],
-    new: Annotated[str, typer.Argument(help="Its new name.")],
-    synonyms: Synonyms = None,
-    description: Description = None,
-    backbone: BackboneOption = None,
-) -> None:
-    """Give a class another name; what is known of it by name is made anew."""
-    from promptmix.cli import classes as verb
-
-    verb.rename(model, old, new, synonyms or [], description, backbone)
-
-
-@classes_app.command("remove", epilog="Example: promptmix classes remove model okapi")
-@guarded
-def classes_remove(
-    model: Annotated[Path, typer.Argument(help="Model or run folder.")],
-    names: Annotated[list[str], typer.Argument(help="Class names.")],
-) -> None:
-    """Remove classes by name."""
-    from promptmix.cli import classes as verb
-
-    verb.remove(model, names)
-
-
-@data_app.command("check", epilog="Example: promptmix data check photos/ --test other/ --shots 16")
-@guarded
-def data_check(
-    source: Annotated[str, typer.Argument(help=SOURCES)],
-    test: Annotated[str | None, typer.Option(help="Test pictures, as SOURCE, where they are not a part of it.")] = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    classes: Classes = None,
-    backbone: Annotated[str | None, typer.Option(help="The backbone to train with; only its words and sizes are used.")] = None,
-    shots: Annotated[int | None, typer.Option(help="As you would tell train.")] = None,
-    hold_out: Annotated[float, typer.Option(help="As you would tell train.")] = 0.2,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="As you would tell train.")] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 4 also for test pictures in training and for pictures in two classes.")
-    ] = False,
-    json_output: Json = False,
-) -> None:
-    """Find unreadable and doubtful pictures, copies, leaks, uneven classes and bad names; exit with 4 where training would stop."""
-    from promptmix.cli import data as verb
-
-    verb.check(source, test, image_column, label_column, classes, backbone, shots, hold_out, skip_bad, strict, json_output)
-
-
-@data_app.command("split", epilog="Example: promptmix data split photos/ --out split.json --shots 16 --seed 1")
-@guarded
-def data_split(
-    source: Annotated[str, typer.Argument(help=SOURCES)],
-    out: Annotated[Path, typer.Option(help="Split file to write, for train --split.")],
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    classes: Classes = None,
-    shots: Annotated[int | None, typer.Option(help="Different pictures of each class to learn from; the rest tests.")] = None,
-    hold_out: Annotated[
-        float | None, typer.Option(help="Share of each class to test on; 0.2, unless there is a test part.")
-    ] = None,
-    val: Annotated[float, typer.Option(help="Share of each class to choose options on.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 1,
-    skip_bad: SkipBad = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
-    json_output: Json = False,
-) -> None:
-    """Settle in a file who trains and who tests; pictures that look the same stay on one side."""
-    from promptmix.cli import data as verb
-
-    verb.split(source, out, image_column, label_column, classes, shots, hold_out, val, seed, skip_bad, overwrite, json_output)
-
-
-@data_app.command("unpack", epilog="Example: promptmix data unpack photos.tar --out photos")
-@guarded
-def data_unpack(
-    archives: Annotated[list[Path], typer.Argument(help="tar (also gz, bz2, xz) and zip files, or a folder of such.")],
-    out: Annotated[Path, typer.Option(help="New folder to write.")],
-    names: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV: first column a picture's file name without ending, column 'name' its class, which becomes a folder."
-        ),
-    ] = None,
-    max_gigabytes: Annotated[float, typer.Option(help="The most that may come out.")] = 20.0,
-    json_output: Json = False,
-) -> None:
-    """Unpack archives of pictures, whoever made them: nothing is written outside the folder, nothing there is overwritten."""
-    from promptmix.cli import data as verb
-
-    verb.unpack(archives, out, names, max_gigabytes, json_output)
 
 
 def _print_version(asked: bool) -> bool:
