@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import logging
@@ -11,6 +12,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,7 @@ __all__ = [
     "derive_seed",
     "keep_freed_memory",
     "numpy_generator",
+    "remove_leftovers",
     "short_hash",
     "tensors_checksum",
     "torch_generator",
@@ -165,6 +168,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path, older_than: float = 3600.0) -> None:
+    """Remove what :func:`atomic_path` left beside ``path`` when a process was killed within it.
+
+    Args:
+        older_than: seconds; a younger one may be somebody's who is writing now.
+    """
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):  # another process may be at it too
+            if time.time() - leftover.stat().st_mtime > older_than:
+                leftover.unlink()
 
 
 @contextlib.contextmanager

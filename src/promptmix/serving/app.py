@@ -193,9 +193,10 @@ async def _answered(request: Request, model: ServedModel) -> tuple[list[SentPict
     """The pictures of a request and what the model says of them, within the time limit."""
     service = _service(request)
     settings = service.settings
-    try:
-        async with asyncio.timeout(settings.time_limit):
-            async with service.bodies.body_of(request) as content:
+    until = asyncio.get_running_loop().time() + settings.time_limit
+    async with service.bodies.body_of(request, until) as content:
+        try:
+            async with asyncio.timeout_at(until):
                 pictures = await pictures_of(request, content, settings)
                 with model.batcher.room(len(pictures)):
                     made_for = model.current
@@ -205,9 +206,9 @@ async def _answered(request: Request, model: ServedModel) -> tuple[list[SentPict
                         return await model.batcher.answer(views, made_for)
 
                     answered = await _unless_gone(request, work())
-    except TimeoutError as problem:
-        detail = f"there was no answer within {settings.time_limit:g} s; send fewer pictures, or come again later"
-        raise Problem(503, "time-limit", detail, {"Retry-After": "5"}) from problem
+        except TimeoutError as problem:
+            detail = f"there was no answer within {settings.time_limit:g} s; send fewer pictures, or come again later"
+            raise Problem(503, "time-limit", detail, {"Retry-After": "5"}) from problem
     request.state.model_version = answered.by.version
     return pictures, answered
 
@@ -239,7 +240,7 @@ def _versioned(body: dict[str, Any]) -> JSONResponse:
 @router.post(
     "/v1/predict",
     response_model=Predicted,
-    responses=problem_responses(400, 404, 413, 415, 422, 429, 503),
+    responses=problem_responses(400, 404, 408, 413, 415, 422, 429, 503),
     openapi_extra=_PICTURES_BODY,
 )
 async def predict(request: Request, model_name: ModelName = None, top: Top = 5, experts: Experts = True) -> Response:
@@ -252,7 +253,7 @@ async def predict(request: Request, model_name: ModelName = None, top: Top = 5, 
 @router.post(
     "/v1/embed",
     response_model=Embedded,
-    responses=problem_responses(400, 404, 413, 415, 422, 429, 501, 503),
+    responses=problem_responses(400, 404, 408, 413, 415, 422, 429, 501, 503),
     openapi_extra=_PICTURES_BODY,
 )
 async def embed(request: Request, model_name: ModelName = None) -> Response:
@@ -290,7 +291,7 @@ async def list_classes(request: Request, model_name: ModelName = None) -> Respon
     return _versioned(classes_of(model.name, model.current))
 
 
-_CHANGES = problem_responses(400, 401, 403, 404, 413, 422, 503)
+_CHANGES = problem_responses(400, 401, 403, 404, 408, 413, 422, 429, 503)
 
 
 def _json_body(kind: type[NewClasses] | type[NewName]) -> dict[str, Any]:
@@ -347,12 +348,9 @@ def _refuse_stranger(request: Request) -> None:
 
 async def _small_body(request: Request) -> bytes:
     service = _service(request)
-    try:
-        async with asyncio.timeout(service.settings.time_limit):
-            async with service.bodies.body_of(request) as content:
-                return content
-    except TimeoutError as problem:
-        raise Problem(503, "time-limit", f"the body did not come within {service.settings.time_limit:g} s") from problem
+    until = asyncio.get_running_loop().time() + service.settings.time_limit
+    async with service.bodies.body_of(request, until) as content:
+        return content
 
 
 async def _changed(request: Request, model: ServedModel, change: Any) -> Response:

@@ -27,6 +27,7 @@ _MEANINGS = {
     403: "Classes may not be changed on this server.",
     404: "There is no such page or model.",
     405: "The page knows another method.",
+    408: "The body did not come within the time limit.",
     413: "The body, a picture or the number of pictures is over a limit.",
     415: "The body is of another kind than the page takes.",
     422: "The body can be read but not be used: a picture that is none, an option out of range, a class that is there.",
