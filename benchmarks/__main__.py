@@ -16,6 +16,7 @@ from benchmarks.extraction import measure_extraction
 from benchmarks.growth import IMAGE, draw_growth, growth_section, measure_growth
 from benchmarks.measure import machine, today
 from benchmarks.prediction import measure_prediction
+from benchmarks.serving import measure_serving, serving_page
 from benchmarks.startup import measure_startup
 from benchmarks.text_encoding import measure_text_encoding
 from benchmarks.training_step import measure_training_step, training_step_section
@@ -51,6 +52,7 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "prediction": measure_prediction,
     "extraction": measure_extraction,
     "bulk": measure_bulk,
+    "serving": lambda rounds: measure_serving(),
     "training_step": measure_training_step,
     "growth": lambda rounds: measure_growth(),
 }
@@ -114,6 +116,7 @@ With the image tower, routing makes prediction {100 * prediction["overhead_of_ro
 
 {_extraction(results["extraction"])}
 {bulk_page(results["bulk"]) if "bulk" in results else ""}
+{serving_page(results["serving"]) if "serving" in results else ""}
 ## Start-up
 
 Processor time (user + system) of a whole process.

@@ -35,7 +35,7 @@ from promptmix.inference.predictor import Predictor
 from promptmix.model_folder import SavedModel
 from promptmix.nn.classifier import Classifier, Router
 
-__all__ = ["bulk_page", "measure_bulk"]
+__all__ = ["bulk_page", "measure_bulk", "mixture_over"]
 
 SIZE, BATCH, NUM_EXPERTS, NUM_CLASSES, TOP = (500, 375), 64, 6, 100, 5
 FEW, MANY = 1_000, 20_000
@@ -85,7 +85,7 @@ Resident memory of a process that predicts the same small pictures again and aga
 
 
 def _speed(backbone: Backbone, paths: Sequence[Path], folder: Path, rounds: int) -> dict[str, Any]:
-    predictor = _predictor(backbone)
+    predictor = mixture_over(backbone)
 
     def bulk(file_format: str) -> None:
         out = folder / "out"
@@ -120,7 +120,7 @@ def _bare_tower(backbone: Backbone, paths: Sequence[Path]) -> None:
             backbone.encode_pixels(torch.from_numpy(np.stack(views)))
 
 
-def _predictor(backbone: Backbone) -> Predictor:
+def mixture_over(backbone: Backbone) -> Predictor:
     """A mixture with random features over a backbone."""
     generator, width = torch.Generator().manual_seed(0), backbone.config.embedding_width
     router = Router(weight=torch.randn(NUM_EXPERTS, width, generator=generator), bias=torch.zeros(NUM_EXPERTS), top_k=2)
@@ -161,7 +161,7 @@ def answer(arguments: dict[str, Any]) -> dict[str, int]:
     with tempfile.TemporaryDirectory(prefix="promptmix-benchmark-") as name:
         folder = Path(name)
         paths = write_photographs(folder, 100, (96, 72))
-        predictor = _predictor(load_backbone("bundled", with_text=False, device="cpu"))
+        predictor = mixture_over(load_backbone("bundled", with_text=False, device="cpu"))
         resident: dict[str, int] = {}
 
         def watch(done: int, rate: float) -> None:

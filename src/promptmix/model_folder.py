@@ -35,7 +35,7 @@ from promptmix.errors import CheckpointError, ConfigError, DataError, did_you_me
 from promptmix.methods.registry import method_class
 from promptmix.nn.calibration import Calibration
 from promptmix.nn.classifier import Classifier
-from promptmix.runtime import short_hash, tensors_checksum, write_json, write_tensors, write_text, writing
+from promptmix.runtime import remove_leftovers, short_hash, tensors_checksum, write_json, write_tensors, write_text, writing
 
 __all__ = [
     "CARD",
@@ -196,6 +196,8 @@ def write_classes(folder: Path, model: SavedModel) -> None:
     if model.class_words:
         metadata["class_words"] = json.dumps([words.model_dump() for words in model.class_words.values()], ensure_ascii=False)
     metadata["checksum"] = _header_checksum(tensors, metadata)
+    for name in ("class_features.safetensors", CARD):
+        remove_leftovers(folder / name)  # classes change as long as a server runs: what killed ones leave must not pile up
     write_tensors(folder / "class_features.safetensors", tensors, metadata)
     write_card(folder, model_card(config, model.class_names, model.calibration))
 

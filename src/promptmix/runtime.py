@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import logging
 import os
-import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ __all__ = [
     "derive_seed",
     "keep_freed_memory",
     "numpy_generator",
+    "remove_leftovers",
     "short_hash",
     "tensors_checksum",
     "torch_generator",
@@ -167,6 +169,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(path: Path, older_than: float = 3600.0) -> None:
+    """Remove what :func:`atomic_path` left beside ``path`` when a process was killed within it.
+
+    Args:
+        older_than: seconds; a younger one may be somebody's who is writing now.
+    """
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):  # another process may be at it too
+            if time.time() - leftover.stat().st_mtime > older_than:
+                leftover.unlink()
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Within the block, failures to write ``path`` that a person can do something about are told as such.
@@ -203,15 +217,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file whole or not at all; the tensors are contiguous and on the CPU."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
+    # The library's own writing has temporary files of its own, which stay for ever when it is killed.
+    content = save(dict(tensors), metadata=dict(metadata))
     with atomic_path(path) as temporary:
-        try:
-            save_file(dict(tensors), temporary, metadata=dict(metadata))
-        except SafetensorError as problem:
-            # The library tells what the system said only in words.
-            number = re.search(r"\(os error (\d+)\)", str(problem))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) from problem
+        temporary.write_bytes(content)

@@ -127,7 +127,7 @@ def test_the_description_has_every_page_with_its_errors(service: Services) -> No
             wanted = {"/v1/predict", "/v1/embed", "/v1/classes", "/v1/models", "/healthz", "/readyz", "/metrics"}
             assert set(paths) == wanted
             assert set(paths["/v1/classes"]) == {"get", "post", "patch", "delete"}
-            assert {"200", "400", "404", "413", "415", "422", "429", "500", "503"} == set(
+            assert {"200", "400", "404", "408", "413", "415", "422", "429", "500", "503"} == set(
                 paths["/v1/predict"]["post"]["responses"]
             )
             for routes in paths.values():

@@ -121,6 +121,35 @@ def test_the_bad_one_of_several_is_named(service: Services, engine: HeldEngine, 
     asyncio.run(ask())
 
 
+NAMES_OF_FILES = [
+    (b"../../etc/passwd", "utf-8", "../../etc/passwd"),
+    (b"a\0b.jpg", "utf-8", "a\0b.jpg"),
+    (b"\xff\xfe", "utf-8", "\xff\xfe"),
+    (b"+2AA-", "utf-7", "?"),  # half of a pair, which no UTF-8 can hold
+    (b"\\\\ud800", "unicode_escape", "?"),
+    (b"a", "undefined", None),
+]
+
+
+@pytest.mark.parametrize(("name", "charset", "said"), NAMES_OF_FILES)
+def test_any_name_of_a_file_can_be_said_again(
+    service: Services, engine: HeldEngine, pictures: list[bytes], name: bytes, charset: str, said: str | None
+) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="picture"; filename="' + name + b'"\r\n\r\n'
+    headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+
+    async def ask() -> None:
+        async with client_of(service(engine)) as client:
+            answer = await client.post("/v1/predict", content=head + pictures[0] + b"\r\n--x--\r\n", headers=headers)
+            if said is None:
+                is_problem(answer, 400, "no-form")
+            else:
+                assert answer.status_code == 200, answer.text
+                assert answer.json()["predictions"][0]["name"] == said
+
+    asyncio.run(ask())
+
+
 def test_paths_methods_options_and_models(service: Services, engine: HeldEngine) -> None:
     async def ask() -> None:
         async with client_of(service(engine)) as client:

@@ -93,9 +93,10 @@ async def _answered(request: Request, model: ServedModel) -> tuple[list[SentPict
     """The pictures of a request and what the model says of them, within the time limit."""
     service = service_of(request)
     settings = service.settings
-    try:
-        async with asyncio.timeout(settings.time_limit):
-            async with service.bodies.body_of(request) as body:
+    until = asyncio.get_running_loop().time() + settings.time_limit
+    async with service.bodies.body_of(request, until) as body:
+        try:
+            async with asyncio.timeout_at(until):
                 sent = await pictures_of(request, body.content, settings)
                 pictures = await _unless_gone(request, service.fetcher.fetch_all(sent, body.count))
                 with model.batcher.room(len(pictures)):
@@ -106,9 +107,9 @@ async def _answered(request: Request, model: ServedModel) -> tuple[list[SentPict
                         return await model.batcher.answer(views, made_for)
 
                     answered = await _unless_gone(request, work())
-    except TimeoutError as problem:
-        detail = f"there was no answer within {settings.time_limit:g} s; send fewer pictures, or come again later"
-        raise Problem(503, "time-limit", detail, {"Retry-After": "5"}) from problem
+        except TimeoutError as problem:
+            detail = f"there was no answer within {settings.time_limit:g} s; send fewer pictures, or come again later"
+            raise Problem(503, "time-limit", detail, {"Retry-After": "5"}) from problem
     request.state.model_version = answered.by.version
     return pictures, answered
 
@@ -136,7 +137,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Worked]) -> W
 @router.post(
     "/v1/predict",
     response_model=Predicted,
-    responses=problem_responses(400, 404, 413, 415, 422, 429, 503),
+    responses=problem_responses(400, 404, 408, 413, 415, 422, 429, 503),
     openapi_extra=_PICTURES_BODY,
 )
 async def predict(request: Request, model_name: ModelName = None, top: Top = 5, experts: Experts = True) -> Response:
@@ -149,7 +150,7 @@ async def predict(request: Request, model_name: ModelName = None, top: Top = 5, 
 @router.post(
     "/v1/embed",
     response_model=Embedded,
-    responses=problem_responses(400, 404, 413, 415, 422, 429, 501, 503),
+    responses=problem_responses(400, 404, 408, 413, 415, 422, 429, 501, 503),
     openapi_extra=_PICTURES_BODY,
 )
 async def embed(request: Request, model_name: ModelName = None) -> Response:

@@ -31,7 +31,7 @@ async def list_classes(request: Request, model_name: ModelName = None) -> Respon
     return versioned(classes_of(model.name, model.current))
 
 
-_CHANGES = problem_responses(400, 401, 403, 404, 409, 413, 422, 503)
+_CHANGES = problem_responses(400, 401, 403, 404, 408, 409, 413, 422, 429, 503)
 
 
 def _json_body(kind: type[NewClasses] | type[NewName]) -> dict[str, Any]:
@@ -86,12 +86,9 @@ def _refuse_stranger(request: Request) -> None:
 
 async def _small_body(request: Request) -> bytes:
     service = service_of(request)
-    try:
-        async with asyncio.timeout(service.settings.time_limit):
-            async with service.bodies.body_of(request) as body:
-                return body.content
-    except TimeoutError as problem:
-        raise Problem(503, "time-limit", f"the body did not come within {service.settings.time_limit:g} s") from problem
+    until = asyncio.get_running_loop().time() + service.settings.time_limit
+    async with service.bodies.body_of(request, until) as body:
+        return body.content
 
 
 async def _changed(request: Request, model: ServedModel, change: ClassChange) -> Response:

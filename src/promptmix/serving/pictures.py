@@ -107,31 +107,41 @@ class BodyReader:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.most = settings.max_request_bytes
+        self.most, self._time_limit = settings.max_request_bytes, settings.time_limit
         self.in_hand = 0
 
     @contextlib.asynccontextmanager
-    async def body_of(self, request: Request) -> AsyncIterator[Body]:
+    async def body_of(self, request: Request, until: float) -> AsyncIterator[Body]:
         """The whole body, which counts as in hand within the block.
 
+        Args:
+            until: the time of the running loop by which it has to be there.
+
         Raises:
-            Problem: 413, it is too long; 429, the server has too many in hand; 400, its length is no number, or whoever sent it went away.
+            Problem: 413, it is too long; 429, the server has too many in hand; 408, it did not come in time; 400, its length is no
+                number, or whoever sent it went away.
         """
         length = request.headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit()):
-            raise Problem(400, "wrong-length", f"Content-Length is {length!r}, not a number of bytes")
+        if not (length.isascii() and length.isdigit() and len(length) < 20):
+            raise Problem(400, "wrong-length", f"Content-Length is {length[:20]!r}, not a number of bytes")
         body = Body(self)
         if int(length) > self.most:
             raise body.too_long()
         parts: list[bytes] = []
         try:
-            async for part in request.stream():
-                body.count(len(part))
-                parts.append(part)
+            try:
+                async with asyncio.timeout_at(until):
+                    async for part in request.stream():
+                        body.count(len(part))
+                        parts.append(part)
+            except ClientDisconnect as problem:
+                raise Problem(400, "gone", "whoever asked has gone") from problem
+            except TimeoutError as problem:
+                # The connection cannot be used again: nobody knows where in it the next request would begin.
+                detail = f"the body did not come within {self._time_limit:g} s; send it again, without a pause"
+                raise Problem(408, "body-too-slow", detail, {"Connection": "close"}) from problem
             body.content = b"".join(parts)
             yield body
-        except ClientDisconnect as problem:
-            raise Problem(400, "gone", "whoever asked has gone") from problem
         finally:
             body.release()
 
@@ -213,6 +223,7 @@ async def _from_form(request: Request, content: bytes, settings: Settings) -> li
         yield content
 
     parser = MultiPartParser(request.headers, stream(), max_files=settings.max_pictures, max_fields=1)
+    parser.spool_max_size = settings.max_request_bytes  # all of it is in memory already; no file is made of it
     try:
         form = await parser.parse()
     except (MultiPartException, FormParserError, ValueError, KeyError) as problem:
@@ -225,7 +236,9 @@ async def _from_form(request: Request, content: bytes, settings: Settings) -> li
         for field, value in form.multi_items():
             if not isinstance(value, UploadFile):
                 raise Problem(422, "no-file", f"field {field[:50]!r} is a text, not a file; send pictures as files")
-            pictures.append(SentPicture(name=value.filename, content=await value.read()))
+            # Forms may name a character set that has signs which no answer can hold.
+            name = None if value.filename is None else value.filename.encode("utf-8", "replace").decode()
+            pictures.append(SentPicture(name=name, content=await value.read()))
         return pictures
     finally:
         await form.close()

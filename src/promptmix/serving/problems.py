@@ -27,6 +27,7 @@ _MEANINGS = {
     403: "Classes may not be changed on this server.",
     404: "There is no such page or model.",
     405: "The page knows another method.",
+    408: "The body did not come within the time limit.",
     409: "The classes of this model are fixed, because it is an exported one.",
     413: "The body, a picture or the number of pictures is over a limit.",
     415: "The body is of another kind than the page takes.",
