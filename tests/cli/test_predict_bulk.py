@@ -417,6 +417,21 @@ def test_the_same_command_twice_at_once(
     assert not list(out.glob(".*"))
 
 
+@pytest.mark.parametrize("shard", ["1/1", "1/2"])
+def test_a_source_with_fewer_pictures_than_before_is_noticed(
+    promptmix: Promptmix, trained: Path, many: Path, tmp_path: Path, shard: str
+) -> None:
+    pictures = tmp_path / "pictures"
+    shutil.copytree(many / "skull", pictures)
+    (pictures / "zz.png").unlink()
+    arguments = ("predict", trained, pictures, "--out", tmp_path / "said", "--rows-per-file", "10", "-q")
+    promptmix(*arguments).works()
+    for path in sorted(pictures.iterdir())[10:]:
+        path.unlink()
+    promptmix(*arguments, "--shard", shard).fails(4, "part-00001.parquet", "no longer list")
+    assert not (tmp_path / "said" / "summary.json").exists()
+
+
 def test_any_number_of_rows_a_file_may_be_asked_for(promptmix: Promptmix, trained: Path, many: Path, tmp_path: Path) -> None:
     promptmix("predict", trained, many / "anchor", "--out", tmp_path / "said", "--rows-per-file", str(10**20)).works()
     assert len(all_rows(tmp_path / "said")) == 30

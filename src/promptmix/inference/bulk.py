@@ -125,6 +125,7 @@ def blocks_left(job: BulkJob, out: Path, pictures: Iterable[PictureSource], shar
         if not block.pictures:
             if not number:
                 raise DataError(f"there are no pictures in {' '.join(job.sources[:3])}")
+            _refuse_parts_from(out, number)
             return
         if not shard.has(number):
             continue
@@ -139,6 +140,16 @@ def blocks_left(job: BulkJob, out: Path, pictures: Iterable[PictureSource], shar
                 f"{path} is of other pictures than the sources list in its place now: they have changed since; give another folder, or pass --overwrite"
             )
         tally.add(len(names), len(bad), bad[0][1] if bad else "", now=False)
+
+
+def _refuse_parts_from(out: Path, end: int) -> None:
+    """Raise where there are parts after the last block: the sources had more pictures when these were predicted."""
+    for path in sorted(out.glob("part-*.*")):
+        number = path.stem.removeprefix("part-")
+        if number.isdecimal() and int(number) >= end:
+            raise DataError(
+                f"{path} is of pictures that the sources no longer list: they have changed since; give another folder, or pass --overwrite"
+            )
 
 
 def predict_block(
