@@ -392,6 +392,51 @@ def test_stopped_by_ctrl_c(
     assert (json.loads(done.out)["predicted"], json.loads(done.out)["predicted_now"]) == (89, 49)
 
 
+@pytest.mark.parametrize("file_format", ["parquet", "csv"])
+def test_the_same_command_twice_at_once(
+    promptmix: Promptmix,
+    trained: Path,
+    many: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file_format: str,
+) -> None:
+    """One of them begins a block; before it is done the other does all there is."""
+    out, write_bad = tmp_path / "said", bulk_parts.write_bad
+    arguments = ("predict", trained, many, "--rows-per-file", "20", "--format", file_format, "-q", "--out")
+    promptmix(*arguments, tmp_path / "once").works()
+
+    def let_the_other_go_first(path: Path, bad: Any) -> None:
+        monkeypatch.setattr(bulk, "write_bad", write_bad)
+        promptmix(*arguments, out).works()
+        write_bad(path, bad)
+
+    monkeypatch.setattr(bulk, "write_bad", let_the_other_go_first)
+    promptmix(*arguments, out).works()
+    assert files_of(out) == files_of(tmp_path / "once")
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize("shard", ["1/1", "1/2"])
+def test_a_source_with_fewer_pictures_than_before_is_noticed(
+    promptmix: Promptmix, trained: Path, many: Path, tmp_path: Path, shard: str
+) -> None:
+    pictures = tmp_path / "pictures"
+    shutil.copytree(many / "skull", pictures)
+    (pictures / "zz.png").unlink()
+    arguments = ("predict", trained, pictures, "--out", tmp_path / "said", "--rows-per-file", "10", "-q")
+    promptmix(*arguments).works()
+    for path in sorted(pictures.iterdir())[10:]:
+        path.unlink()
+    promptmix(*arguments, "--shard", shard).fails(4, "part-00001.parquet", "no longer list")
+    assert not (tmp_path / "said" / "summary.json").exists()
+
+
+def test_any_number_of_rows_a_file_may_be_asked_for(promptmix: Promptmix, trained: Path, many: Path, tmp_path: Path) -> None:
+    promptmix("predict", trained, many / "anchor", "--out", tmp_path / "said", "--rows-per-file", str(10**20)).works()
+    assert len(all_rows(tmp_path / "said")) == 30
+
+
 def test_more_classes_than_there_are_may_be_asked_for(promptmix: Promptmix, trained: Path, many: Path, tmp_path: Path) -> None:
     for file_format in ("parquet", "csv"):
         promptmix(

@@ -13,6 +13,7 @@ the workers of a cluster. What is finished is known by the files alone: a part t
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -118,12 +119,13 @@ def blocks_left(job: BulkJob, out: Path, pictures: Iterable[PictureSource], shar
     with writing(out):
         for name in {shard.summary_name(), Shard().summary_name()}:
             (out / name).unlink(missing_ok=True)
-    iterator = iter(pictures)
+    iterator, size = iter(pictures), min(job.rows_per_file, sys.maxsize)
     for number in itertools.count():
-        block = Block(number=number, pictures=list(itertools.islice(iterator, job.rows_per_file)))
+        block = Block(number=number, pictures=list(itertools.islice(iterator, size)))
         if not block.pictures:
             if not number:
                 raise DataError(f"there are no pictures in {' '.join(job.sources[:3])}")
+            _refuse_parts_from(out, number)
             return
         if not shard.has(number):
             continue
@@ -138,6 +140,16 @@ def blocks_left(job: BulkJob, out: Path, pictures: Iterable[PictureSource], shar
                 f"{path} is of other pictures than the sources list in its place now: they have changed since; give another folder, or pass --overwrite"
             )
         tally.add(len(names), len(bad), bad[0][1] if bad else "", now=False)
+
+
+def _refuse_parts_from(out: Path, end: int) -> None:
+    """Raise where there are parts after the last block: the sources had more pictures when these were predicted."""
+    for path in sorted(out.glob("part-*.*")):
+        number = path.stem.removeprefix("part-")
+        if number.isdecimal() and int(number) >= end:
+            raise DataError(
+                f"{path} is of pictures that the sources no longer list: they have changed since; give another folder, or pass --overwrite"
+            )
 
 
 def predict_block(
@@ -164,21 +176,27 @@ def predict_block(
         num_experts = min(num_experts, classifier.router.top_k)
     bad: list[tuple[str, str]] = []
     path = part_path(out, block.number, job.file_format)
-    for leftover in out.glob(f".{path.name}.*.tmp"):  # of a start that was killed
+    try:
+        with write_part(path, job.file_format, top=min(job.top, len(model.class_names)), num_experts=num_experts) as part:
+            try:
+                # Steady, so that nothing depends on which features the cache has, if there is one.
+                for batch in predictor.iter_predict(block.pictures, top=job.top, skip_bad=True, threads=threads, steady=True):
+                    part.write(batch.pictures, batch.predictions)
+                    bad += batch.bad
+                    if on_progress is not None:
+                        on_progress(batch.done)
+            except DataError:
+                # Where none can be read, this is told once all were tried, and is no reason to stop.
+                if len(bad) < len(block.pictures):
+                    raise
+            write_bad(bad_path(out, block.number), bad)  # before the part, which says that the block is finished
+    except DataError:
+        # The same command was started twice, and the other was done with this block first: its file is the same.
+        if not path.is_file():
+            raise
+    # Of a start that was killed, or of another that is at the same block: not before the part is there, or that one had nothing.
+    for leftover in out.glob(f".{path.name}.*.tmp"):
         leftover.unlink(missing_ok=True)
-    with write_part(path, job.file_format, top=min(job.top, len(model.class_names)), num_experts=num_experts) as part:
-        try:
-            # Steady, so that nothing depends on which features the cache has, if there is one.
-            for batch in predictor.iter_predict(block.pictures, top=job.top, skip_bad=True, threads=threads, steady=True):
-                part.write(batch.pictures, batch.predictions)
-                bad += batch.bad
-                if on_progress is not None:
-                    on_progress(batch.done)
-        except DataError:
-            # Where none can be read, this is told once all were tried, and is no reason to stop.
-            if len(bad) < len(block.pictures):
-                raise
-        write_bad(bad_path(out, block.number), bad)  # before the part, which says that the block is finished
     return len(block.pictures) - len(bad), len(bad), bad[0][1] if bad else ""
 
 

@@ -55,6 +55,8 @@ def shared_run_key(
         parts += [f"{len(labels)} pictures", " ".join(labels), *_block_hashes(part.pictures)]
     key = short_hash(*parts)
     check_same(key, "options, pictures or backbone")
+    # What is learnt does not depend on these, but the ranks wait for each other where they plan the memory, or leave pictures out.
+    check_same(f"{config.max_memory} {config.skip_bad}", "--max-memory or --skip-bad")
     return key
 
 

@@ -40,9 +40,9 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def key_of(pictures: LabelledPictures) -> str:
+def key_of(pictures: LabelledPictures, config: RunConfig = CONFIG) -> str:
     backbone = load_backbone("bundled", device="cpu")
-    return run_key.shared_run_key(CONFIG, Recipe(), "", backbone, training=pictures, measured=pictures, more_class_names=())
+    return run_key.shared_run_key(config, Recipe(), "", backbone, training=pictures, measured=pictures, more_class_names=())
 
 
 def known(photos: Path, out: Path) -> dict[str, Tensor]:
@@ -70,6 +70,8 @@ def known_on_ranks(photos: Path, out: Path) -> dict[str, Tensor]:
         pictures = dataclasses.replace(pictures, labels=pictures.labels[::-1])
     with pytest.raises(ConfigError, match="rank 1 has other options, pictures or backbone than rank 0"):
         key_of(pictures)
+    with pytest.raises(ConfigError, match="rank 1 has other --max-memory or --skip-bad than rank 0"):
+        key_of(pictures_in(photos), CONFIG if is_first() else CONFIG.model_copy(update={"max_memory": 10**10}))
     if not is_first():
         photos = Path(shutil.copytree(photos, photos.parent / "changed"))
         pictures_in(photos).pictures[-1].write_bytes(b"shorter")
