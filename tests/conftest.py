@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,9 @@ os.environ.update(
     OMP_NUM_THREADS="1",
     TOKENIZERS_PARALLELISM="false",
 )
+# A shell that starts the tests in the background may have them ignore Ctrl-C, which some of them press.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in ("FORCE_COLOR", "PY_COLORS", "CLICOLOR_FORCE", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
     os.environ.pop(name, None)
 
