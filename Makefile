@@ -11,8 +11,9 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 
 BIN := .venv/bin
-# Errors are shown, nothing else is; a stamp says what is installed, so that the second time is quick.
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip install -qq
+# Errors are shown, nothing else is; a stamp says what is installed, so that the second time is quick. Python compiles what it
+# imports; compiling all of torch, and of the test tools, takes longer than downloading it.
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip install -qq --no-compile
 INSTALL_PACKAGE := $(PIP) --no-build-isolation --no-deps -e .
 
 help:
@@ -29,7 +30,7 @@ test: .venv/.test-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src tools $(wildcard benchmarks/*.py)
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 bench: .venv/.demo-ready
 	@$(BIN)/python -m benchmarks

@@ -333,7 +333,7 @@ def test_a_bench_killed_at_any_moment_ends_as_if_it_had_not_been(
     out = tmp_path / "out"
     chance = np.random.default_rng(int(jobs))
     kills = 0
-    for attempt in range(3):
+    for attempt in range(2):
         process = subprocess.Popen(
             command(pets, out, "--jobs", jobs, often=often),
             stdout=subprocess.PIPE,
@@ -364,7 +364,7 @@ def test_a_bench_killed_at_any_moment_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals differ")
-@pytest.mark.parametrize(("jobs", "everyone"), [("1", False), ("2", False), ("2", True)])
+@pytest.mark.parametrize(("jobs", "everyone"), [("1", False), ("2", True)])
 def test_ctrl_c_writes_checkpoints_and_says_how_to_go_on(
     pets: Path, whole: dict[str, Any], tmp_path: Path, subprocess_environment: dict[str, str], jobs: str, everyone: bool
 ) -> None:

@@ -223,8 +223,8 @@ def main(whole: Path, folder: Path) -> None:
     seen = {}
     with mock.patch.object(classes, "backbone_of", return_value=backbone):
         seen["at every step"] = at_every_step(whole, folder)
-        seen["at random moments"] = at_random_moments(folder, 20, chance)
-    seen["over HTTP"] = over_http(folder, 6, chance)
+        seen["at random moments"] = at_random_moments(folder, 10, chance)
+    seen["over HTTP"] = over_http(folder, 4, chance)
     sys.stdout.write(json.dumps(seen))
 
 

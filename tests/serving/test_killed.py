@@ -23,5 +23,5 @@ def test_a_killed_change_of_classes_breaks_nothing(trained: Path, tmp_path: Path
     # is the new one.
     seams = 2 * (len(killed_changes.SEAMS) - 1)  # bytes are written to the one, text to the other
     assert seen["at every step"] == {"steps": 2 * seams, "old": seams - 1, "new": seams + 1}
-    assert seen["at random moments"]["killed"] >= 5
-    assert seen["over HTTP"]["changes"] >= 6
+    assert seen["at random moments"]["killed"] >= 3
+    assert seen["over HTTP"]["changes"] >= 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sklearn.cluster import AgglomerativeClustering
 from torch.nn import functional
 
 from promptmix.backbones.base import AnyTextTower
@@ -35,6 +34,8 @@ def group_templates(
         raise ConfigError(f"{num_groups} groups cannot be made of {len(distinct)} templates; ask for fewer or write more")
     if num_groups == 1 or len(distinct) == 1:
         return (TemplateGroup(templates=tuple(distinct)),)
+    from sklearn.cluster import AgglomerativeClustering  # a second of every start, for the few who ask for found groups
+
     features = encode_templates(tower, tokenizer, distinct, class_names)
     wording = functional.normalize((features - features.mean(dim=0)).mean(dim=1), dim=-1)
     labels = AgglomerativeClustering(n_clusters=num_groups, metric="cosine", linkage="average").fit_predict(wording.cpu().numpy())
