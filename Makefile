@@ -30,7 +30,7 @@ test: .venv/.test-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src tools $(wildcard benchmarks/*.py)
-	$(BIN)/pytest -n 3 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal
 
 bench: .venv/.demo-ready
 	@$(BIN)/python -m benchmarks

@@ -48,6 +48,9 @@ pytestmark = [
 ]
 __all__ = ["many"]
 
+# One for the process, which may start a second cluster when it takes over tests: Ray remembers the first that it was given.
+AUTH_TOKEN = secrets.token_hex(32)
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
@@ -57,7 +60,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else it keeps one in the home folder
+        patch.setenv("RAY_AUTH_TOKEN", AUTH_TOKEN)  # else it keeps one in the home folder
         patch.delenv("RAY_ADDRESS", raising=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
