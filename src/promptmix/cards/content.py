@@ -125,7 +125,7 @@ def _head(config: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, An
         head["license"] = licence
     if base is not None:
         head |= {"base_model": base, "base_model_relation": "adapter"}
-    head["tags"] = ["promptmix", "prompt-learning", "few-shot-learning", "clip", method]
+    head["tags"] = list(dict.fromkeys(["promptmix", "prompt-learning", "few-shot-learning", "clip", method]))
     results = _results(config, class_names)
     if results is not None:
         head["model-index"] = [results]

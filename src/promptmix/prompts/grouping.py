@@ -34,7 +34,7 @@ def group_templates(
         raise ConfigError(f"{num_groups} groups cannot be made of {len(distinct)} templates; ask for fewer or write more")
     if num_groups == 1 or len(distinct) == 1:
         return (TemplateGroup(templates=tuple(distinct)),)
-    from sklearn.cluster import AgglomerativeClustering  # a second of every start, for the few who ask for found groups
+    from sklearn.cluster import AgglomerativeClustering  # slow to import, for the few who ask for found groups
 
     features = encode_templates(tower, tokenizer, distinct, class_names)
     wording = functional.normalize((features - features.mean(dim=0)).mean(dim=1), dim=-1)

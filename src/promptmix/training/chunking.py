@@ -24,8 +24,8 @@ from promptmix.structs import Batch
 __all__ = ["ChunkPlan", "plan_chunks"]
 
 _FEWEST_ROWS = 8
-# What is kept of the rows that a processor encodes at a time, of many: blocks of more rows neither stay in its caches nor are they kept
-# by the C library for the next ones, which then cost half as much again.
+# What a processor keeps of the rows that it encodes at a time, of many: blocks of more rows leave its caches, and are so large that the C
+# library maps each of them anew.
 _BYTES_AT_A_TIME = 192 * 2**20
 _WEIGHED_ROWS = 128  # of the larger of the two steps that are weighed
 _WEIGHED_PICTURES = 8  # where each picture has prompts of its own
