@@ -129,7 +129,7 @@ def _prediction_curves(classes: Sequence[int]) -> dict[str, Any]:
 
 def take_step_point(size: Size) -> dict[str, Any]:
     """Median seconds of a step after the first, and the memory that the first adds."""
-    keep_freed_memory(size.rows <= ChunkLimits().rows)  # as training does
+    keep_freed_memory()  # as training does
     step = MixtureStep(size)
     step.plan_memory(MAX_BYTES)
     base = held_bytes(step.device)

@@ -22,7 +22,6 @@ from benchmarks.mixture_step import CONTESTANTS, VIT_B16, MixtureStep, Size, con
 from benchmarks.step_profile import profile_step
 from promptmix.evaluation.results import device_name, peak_device_memory_bytes, peak_memory_bytes, reset_peak_memory
 from promptmix.memory import free_memory_bytes, held_memory_bytes
-from promptmix.prompts.chunks import ChunkLimits
 from promptmix.runtime import keep_freed_memory
 
 __all__ = ["held_bytes", "measure_training_step", "take_alone", "take_by_turns", "training_step_section"]
@@ -126,7 +125,7 @@ def _alone(size: Size, name: str, device: torch.device) -> dict[str, Any]:
 
 def take_by_turns(size: Size, names: Sequence[str], rounds: int, device: torch.device) -> dict[str, dict[str, Any]]:
     """Seconds of several ways to take the step and of the matrix product, which take turns in this process."""
-    keep_freed_memory(size.rows <= ChunkLimits().rows)  # as training does
+    keep_freed_memory()  # as training does
     steps = {
         precision: MixtureStep(size, device, precision=precision) for precision in {CONTESTANTS[name].precision for name in names}
     }
@@ -154,7 +153,7 @@ def take_by_turns(size: Size, names: Sequence[str], rounds: int, device: torch.d
 
 def take_alone(size: Size, name: str, device: torch.device, steps: int) -> dict[str, Any]:
     """Seconds and memory of a few steps of one kind, with the matrix product before and after each."""
-    keep_freed_memory(size.rows <= ChunkLimits().rows)  # as training does
+    keep_freed_memory()  # as training does
     step = MixtureStep(size, device, precision=CONTESTANTS[name].precision)
     step.plan_memory(MAX_BYTES)
     take, product = contestant(name, step), matrix_product_rate(dtype=CONTESTANTS[name].products, device=device)

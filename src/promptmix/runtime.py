@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import functools
 import glob
 import hashlib
 import json
@@ -27,6 +29,7 @@ __all__ = [
     "choose_device",
     "choose_precision",
     "derive_seed",
+    "hand_back_freed_memory",
     "keep_freed_memory",
     "numpy_generator",
     "remove_leftovers",
@@ -130,20 +133,28 @@ def keep_freed_memory(keep: bool = True) -> None:
     """Ask the C library to keep freed memory for the next use, or to hand large blocks back at once; until it is asked again.
 
     A training step allocates and frees the same large blocks over and over. glibc maps each of them anew, and a tenth of a step on a
-    CPU is spent on the system's clearing of their pages. But where text is encoded chunk by chunk no two chunks' blocks are of one size:
-    what is kept then is full of holes that nothing fits, and grows by hundreds of megabytes a chunk. Other C libraries are left as they
-    are.
+    CPU, a quarter where text is encoded chunk by chunk, is spent on the system's clearing of their pages. What is kept has holes that
+    nothing fits, and grows: :func:`hand_back_freed_memory` empties them. Other C libraries are left as they are.
     """
-    import ctypes
+    library = _glibc()
+    if library is not None:
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+        library.mallopt(mmap_threshold, (32 if keep else 1) << 20)  # 32 MiB is the largest that is accepted
+        library.mallopt(trim_threshold, 2**31 - 1 if keep else 2**20)
 
-    if not sys.platform.startswith("linux"):
-        return
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "gnu_get_libc_version"):
-        return
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-    library.mallopt(mmap_threshold, (32 if keep else 1) << 20)  # 32 MiB is the largest that is accepted
-    library.mallopt(trim_threshold, 2**31 - 1 if keep else 2**20)
+
+def hand_back_freed_memory() -> None:
+    """Hand all freed memory back to the system now, the holes between what is in use as well, where the C library is glibc."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, if it is glibc."""
+    library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    return library if hasattr(library, "gnu_get_libc_version") else None
 
 
 @contextlib.contextmanager

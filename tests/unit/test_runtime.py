@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 
 from promptmix import runtime
 from promptmix.errors import ConfigError, DataError
+from promptmix.memory import held_memory_bytes
 from promptmix.runtime import (
     atomic_path,
     choose_device,
     derive_seed,
+    hand_back_freed_memory,
+    keep_freed_memory,
     numpy_generator,
     short_hash,
     tensors_checksum,
@@ -93,6 +96,22 @@ def test_drawing_leaves_the_global_generators_alone() -> None:
     numpy_generator(0, "shuffle").random(3)
     assert torch.equal(torch.get_rng_state(), torch_before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
+
+
+@pytest.mark.skipif(runtime._glibc() is None, reason="only glibc is asked what it does with freed memory")
+def test_freed_memory_is_kept_until_it_is_handed_back() -> None:
+    keep_freed_memory()
+    hand_back_freed_memory()  # what earlier tests left
+    before = held_memory_bytes()
+    blocks = [torch.ones(2**18) for _ in range(200)]
+    with_all = held_memory_bytes()
+    assert with_all > before + 150 * 2**20
+    last = blocks.pop()  # behind the others, so that the end of the heap alone frees nothing
+    del blocks
+    assert held_memory_bytes() > with_all - 20 * 2**20
+    hand_back_freed_memory()
+    assert held_memory_bytes() < with_all - 150 * 2**20
+    assert bool((last == 1).all())
 
 
 def test_a_hash_is_short_and_stable() -> None:

@@ -17,7 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 from promptmix.backbones.base import AnyTextTower
 from promptmix.distributed.rows import own_share, split_rows
+from promptmix.memory import held_memory_bytes
 from promptmix.prompts.layout import check_lengths
+from promptmix.runtime import hand_back_freed_memory
 
 __all__ = ["ChunkLimits", "ChunkedRows", "chunk_limits", "limit_chunks"]
 
@@ -30,10 +32,13 @@ class ChunkLimits:
         rows: the most sequences encoded at a time. Another number of rows may change the last bits of what is computed.
         kept_rows: so many sequences in all, from the first on, keep what the backward pass needs; chunks beyond them are computed again
             there: one more forward, exact, and memory for one chunk only. It changes no bit. A single chunk is always kept.
+        full_bytes: where the process holds more than this, what was freed is handed back to the system before the next of several
+            chunks is encoded; None for memory that is not the machine's.
     """
 
     rows: int = 1024
     kept_rows: int = 0
+    full_bytes: int | None = None
 
 
 class _InForce:
@@ -41,6 +46,11 @@ class _InForce:
 
     def __init__(self, limits: ChunkLimits) -> None:
         self.limits, self.spare_rows = limits, limits.kept_rows
+
+    def make_room(self) -> None:
+        """Hand back what was freed, where the process holds more than it should before a chunk is encoded."""
+        if self.limits.full_bytes is not None and held_memory_bytes() > self.limits.full_bytes:
+            hand_back_freed_memory()
 
 
 _IN_FORCE: ContextVar[_InForce | None] = ContextVar("chunk limits", default=None)
@@ -151,13 +161,18 @@ class ChunkedRows(Generic[_Chunk]):
         """
         chunks, in_force = self.chunks, _IN_FORCE.get() or _InForce(ChunkLimits())
         parts: list[Tensor] = []
+
+        def encode_chunk(chunk: _Chunk, contexts: Tensor | None) -> Tensor:
+            in_force.make_room()  # in the backward pass too, where a chunk is computed again
+            return encode(chunk, contexts)
+
         for chunk in chunks:
             if not torch.is_grad_enabled():
-                parts.append(encode(chunk, contexts))
+                parts.append(encode_chunk(chunk, contexts))
             elif len(chunks) == 1 or self._chunk_rows <= in_force.spare_rows:
                 in_force.spare_rows -= self._chunk_rows
-                parts.append(encode(chunk, contexts))
+                parts.append(encode_chunk(chunk, contexts))
             else:
-                parts.append(checkpoint(encode, chunk, contexts, use_reentrant=False))
+                parts.append(checkpoint(encode_chunk, chunk, contexts, use_reentrant=False))
         features = torch.cat(parts)
         return features.to(torch.promote_types(features.dtype, torch.float32))

@@ -30,6 +30,7 @@ _BYTES_AT_A_TIME = 192 * 2**20
 _WEIGHED_ROWS = 128  # of the larger of the two steps that are weighed
 _WEIGHED_PICTURES = 8  # where each picture has prompts of its own
 _ON_TOP = 1.25  # what a backward pass needs beside what was kept for it, and what differs from row to row
+_HOLES = 1.3  # what many chunks that are kept take with the holes between them
 _COPIES_OF_SIMILARITIES = 3  # of what the text loss compares: logits, their softmax, its gradient
 _COPIES = 8  # of every row's feature, on its way from the tower to the loss and back
 _RESERVE = 256 * 2**20  # optimizer, kernels' own memory, what the allocator cannot give back
@@ -102,26 +103,26 @@ def plan_chunks(
     if rows > usual and device.type == "cpu":
         usual = min(usual, max(_FEWEST_ROWS, _BYTES_AT_A_TIME // row_bytes))
     if max_bytes is None:
-        at_a_time = usual
-        spare = _spendable(device) - outside - _ON_TOP * at_a_time * row_bytes
+        at_a_time, allowed = usual, held + _spendable(device)
     else:
-        at_a_time = min(usual, rows, int((max_bytes - held - outside) / (_ON_TOP * row_bytes)))
+        at_a_time, allowed = min(usual, rows, int((max_bytes - held - outside) / (_ON_TOP * row_bytes))), max_bytes
         if at_a_time < min(_FEWEST_ROWS, rows):
             needed = held + outside + _ON_TOP * _FEWEST_ROWS * row_bytes
             raise ConfigError(
                 f"--max-memory {in_words(max_bytes)} is too little: {rows:,} prompts a step need about {in_words(needed)}, even"
                 f" {_FEWEST_ROWS} at a time; allow more, or learn with fewer classes, experts or pictures a step"
             )
-        spare = max_bytes - held - outside - _ON_TOP * at_a_time * row_bytes
-    kept = min(rows, max(0, int(spare / row_bytes)) // at_a_time * at_a_time)
+    at_work = _ON_TOP * min(rows, at_a_time) * row_bytes
+    kept = max(0, int((allowed - held - outside - at_work) / (_HOLES * row_bytes))) // at_a_time * at_a_time
     if rows - kept <= at_a_time:
         kept = -(-rows // at_a_time) * at_a_time  # the last chunk is the one at work when the backward pass begins
-    in_tower = min(rows, kept + at_a_time)
+    expected = held + outside + at_work + _HOLES * row_bytes * min(kept, rows - min(rows, at_a_time))
+    full_bytes = int(max(expected, allowed) - at_work)  # before a chunk is encoded
     return ChunkPlan(
-        limits=ChunkLimits(rows=at_a_time, kept_rows=kept),
+        limits=ChunkLimits(rows=at_a_time, kept_rows=kept, full_bytes=full_bytes if device.type == "cpu" else None),
         rows=rows,
         row_bytes=row_bytes,
-        expected_bytes=int(held + outside + row_bytes * (in_tower + (_ON_TOP - 1) * min(rows, at_a_time))),
+        expected_bytes=int(expected),
         allowed_bytes=max_bytes,
     )
 

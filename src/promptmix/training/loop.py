@@ -281,7 +281,7 @@ class _Stepper:
         self._rows = method.text_encodings_per_step * (batch_size if method.needs_text_to_predict else 1)
         usual = usual_rows(method.backbone.require_text()[0]) if self._rows > 0 else limits.rows
         self._limits = dataclasses.replace(limits, rows=min(limits.rows, usual))
-        keep_freed_memory(self._rows <= self._limits.rows)
+        keep_freed_memory()
 
     def step(self, batch: Batch, epoch: int) -> tuple[StepOutput, float]:
         """What a step gives and its loss, with the gradients in place."""

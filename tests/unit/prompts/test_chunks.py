@@ -12,6 +12,7 @@ from torch import Tensor
 
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
+from promptmix.prompts import chunks
 from promptmix.prompts.bank import PromptBank
 from promptmix.prompts.chunks import ChunkLimits, chunk_limits, limit_chunks
 from promptmix.prompts.encoder import Prompts
@@ -90,6 +91,19 @@ def test_what_is_kept_is_counted_over_all_that_is_encoded_in_a_block(bank: Promp
         second = prompts.encode(contexts)
         assert len(kept) - before < before / 10
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("full_bytes", "kept_rows", "times"), [(None, 0, 0), (1000, 0, 0), (999, 40, 4), (999, 20, 6), (999, 0, 8)]
+)
+def test_room_is_made_before_each_chunk_that_is_encoded_where_the_process_is_full(
+    bank: PromptBank, monkeypatch: pytest.MonkeyPatch, full_bytes: int | None, kept_rows: int, times: int
+) -> None:
+    made: list[bool] = []
+    monkeypatch.setattr(chunks, "held_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(chunks, "hand_back_freed_memory", lambda: made.append(True))
+    encoded(bank, bank.lay_out(NAMES), ChunkLimits(rows=10, kept_rows=kept_rows, full_bytes=full_bytes))
+    assert len(made) == times  # of four chunks, those that are computed again count twice
 
 
 def test_limits_hold_within_their_block_alone(bank: PromptBank) -> None:

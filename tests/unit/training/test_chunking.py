@@ -115,7 +115,10 @@ def test_without_a_limit_the_rows_at_a_time_are_the_usual_ones_or_what_a_process
         monkeypatch.setattr(chunking, "free_memory_bytes", lambda device, free=free: free)
         plan = plan_chunks(method, build, 4)
         assert plan is not None
-        assert plan.limits == ChunkLimits(rows=rows, kept_rows=kept)
+        assert (plan.limits.rows, plan.limits.kept_rows) == (rows, kept)
+        # Room is made before a chunk would exceed what may be spent, or what the plan cannot do without.
+        chunk = chunking._ON_TOP * rows * 1000
+        assert plan.limits.full_bytes == int(max(plan.expected_bytes, chunking._spendable(torch.device("cpu"))) - chunk)
     # A step of no more than the usual rows is encoded at once wherever that fits.
     plan = plan_chunks(*made(backbone, names=NAMES[:120]), 4, 2**33)
     assert plan is not None
