@@ -51,7 +51,7 @@ def measure_bulk(rounds: int = 7) -> dict[str, Any]:
             "what": f"JPEG files of {SIZE[0]} x {SIZE[1]} pixels, {NUM_EXPERTS} experts x {NUM_CLASSES} classes, on the CPU",
             "rounds": rounds,
             "towers": {
-                "bundled": _speed(bundled, paths * 4, folder, rounds),
+                "bundled": _speed(bundled, paths * 16, folder, rounds),
                 "ViT-B/32 size, random weights": _speed(vit_b32(), paths, folder, rounds),
             },
             "memory": _memory(),

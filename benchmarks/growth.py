@@ -224,7 +224,7 @@ def growth_section(results: dict[str, Any]) -> str:
     """The part of the page on growth."""
     at, prediction = results["at"], results["prediction_at"]
     rows = [
-        f"| {axis}, {curve['at'][0]:,} to {curve['at'][-1]:,} | {tower} | {_from_to(curve['seconds'], 's')} | {_shown(curve['exponent_of_seconds'])}"
+        f"| {axis}, {curve['at'][0]:,.4g} to {curve['at'][-1]:,.4g} | {tower} | {_from_to(curve['seconds'], 's')} | {_shown(curve['exponent_of_seconds'])}"
         f" | {_from_to([None if one is None else one / 1e6 for one in curve['memory_bytes']], 'MB')} | {_shown(curve['exponent_of_memory'])} |"
         for axis, curves in results["step"].items()
         for tower, curve in curves.items()
@@ -241,7 +241,8 @@ def growth_section(results: dict[str, Any]) -> str:
 
 A training step of the mixture, one number changed and the others at {at["experts"]} experts, {at["classes"]} classes, {at["context"]} context vectors and
 {at["pictures"]} pictures; every point in a process of its own, the median of {LEAST_REPEATS} to {MOST_REPEATS} steps after the first. Memory is what the first
-step adds to the process; steps of more than {ChunkLimits().rows:,} sequences are planned as with `--max-memory {MAX_BYTES // 10**9}GB`. An exponent is the slope of a line through the upper half of a curve's points on logarithmic axes, by least
+step adds to the process; steps of more than {ChunkLimits().rows:,} sequences are planned as with `--max-memory {MAX_BYTES // 10**9}GB`: where that
+is not enough to keep all of the backward pass, memory grows no more, and sequences are computed twice. An exponent is the slope of a line through the upper half of a curve's points on logarithmic axes, by least
 squares: 1 is linear growth, 0 none. Measured on {results["date"]} on the CPU, {results["machine"]["cores"]} cores.
 
 | what grows | text tower | time of a step | exponent | memory of a step | exponent |
@@ -263,7 +264,8 @@ features of its classes, so no text is encoded and only the product with them gr
 def _from_to(values: Sequence[float | None], unit: str) -> str:
     if values[0] is None or values[-1] is None:
         return "not known"
-    return f"{values[0]:.3g} to {values[-1]:.3g} {unit}"
+    first, last = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in (values[0], values[-1]))
+    return f"{first} to {last} {unit}"
 
 
 def _shown(exponent: float | None) -> str:

@@ -25,7 +25,7 @@ def memory_bytes(amount: str | int) -> int:
         ValueError: this is no amount of memory.
     """
     found = _AMOUNT.fullmatch(str(amount))
-    if found is None or found[2].upper() not in _UNITS:
+    if found is None or found[2].upper() not in _UNITS or ("." in found[1] and not found[2]):
         raise ValueError("it must be an amount of memory such as 8GB, 500MB or 2GiB")
     return int(float(found[1]) * _UNITS[found[2].upper()])
 

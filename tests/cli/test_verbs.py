@@ -69,6 +69,8 @@ def test_training_keeps_to_the_memory_it_is_given_and_says_how(promptmix: Prompt
     assert "memory: 12 prompts a step, all at once" in trained.err
     # The limit is no part of what is learnt.
     assert promptmix(*given, "--max-memory", "8GB", "--resume").code == 0
+    without = promptmix("train", photos, "--out", tmp_path / "probe", "--method", "linear-probe", "--max-memory", "8GB")
+    assert "linear-probe encodes no text in its training steps; --max-memory changes nothing" in without.err
 
 
 def test_a_broken_picture_does_not_stop_the_others(promptmix: Promptmix, photos: Path, tmp_path: Path) -> None:

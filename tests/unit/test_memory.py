@@ -26,7 +26,7 @@ def test_amounts_are_read_as_people_write_them(amount: str | int, expected: int)
     assert memory_bytes(amount) == expected
 
 
-@pytest.mark.parametrize("amount", ["", "much", "8 apples", "-1GB", "GB", "1e9", "8GBGB"])
+@pytest.mark.parametrize("amount", ["", "much", "8 apples", "-1GB", "GB", "1e9", "8GBGB", "1.5"])
 def test_what_is_no_amount_is_refused(amount: str) -> None:
     with pytest.raises(ValueError, match="it must be an amount of memory such as 8GB"):
         memory_bytes(amount)

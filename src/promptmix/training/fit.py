@@ -226,7 +226,7 @@ def plan_memory(config: RunConfig, recipe: Recipe, method: Method, backbone: Bac
         ConfigError: the limit is too low.
     """
     if method.learns != "by gradient":
-        return ChunkLimits()
+        return _unplanned(config)
 
     def build(class_names: Sequence[str]) -> Method:
         more = method.more_class_names[: len(class_names)]
@@ -236,9 +236,15 @@ def plan_memory(config: RunConfig, recipe: Recipe, method: Method, backbone: Bac
     table_bytes = 4 * num_pictures * views * backbone.config.embedding_width
     plan = plan_chunks(method, build, min(recipe.batch_size, num_pictures), config.max_memory, table_bytes)
     if plan is None:
-        return ChunkLimits()
+        return _unplanned(config)
     logger.log(logging.INFO if config.max_memory is None else logging.WARNING, "memory: %s", plan)
     return plan.limits
+
+
+def _unplanned(config: RunConfig) -> ChunkLimits:
+    if config.max_memory is not None:
+        logger.warning("memory: %s encodes no text in its training steps; --max-memory changes nothing", config.method)
+    return ChunkLimits()
 
 
 def learn(
