@@ -140,7 +140,9 @@ def test_info_shows_what_travels_in_the_file(promptmix: Promptmix, exported: Pat
     assert facts["classes"] == list(CLASSES)
     assert facts["backbone name"] == "bundled"
     assert facts["preprocess"]["crop"] == 64
-    assert facts["calibration"] == json.loads(promptmix("info", run, "--json").out)["calibration"]
+    of_run = json.loads(promptmix("info", run, "--json").out)["calibration"]
+    assert facts["calibration"] == of_run | {"fitted_on": f"{of_run['num_pictures']} pictures"}
+    assert str(run.parent.parent) not in done.out, "no path of this machine goes along"
     lines = promptmix("info", exported).out.splitlines()
     assert lines[0] == 'classes: ["anchor", "cat", "skull"]'
 

@@ -78,6 +78,17 @@ class HeldLoader(TorchLoader):
         return self._engine
 
 
+def drawn_pictures() -> LabelledPictures:
+    """Three drawings of each class, to train on."""
+    drawn = draw_set(NAMES, ("stamp",), 3, 1)
+    return LabelledPictures(
+        pictures=[one.image for one in drawn],
+        labels=[NAMES.index(one.class_name) for one in drawn],
+        class_names=NAMES,
+        description="drawn",
+    )
+
+
 @pytest.fixture(scope="session")
 def backbone() -> Backbone:
     return load_backbone(device="cpu")
@@ -92,15 +103,8 @@ def pictures() -> list[bytes]:
 @pytest.fixture(scope="session")
 def trained(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("serving")
-    drawn = draw_set(NAMES, ("stamp",), 3, 1)
-    labelled = LabelledPictures(
-        pictures=[one.image for one in drawn],
-        labels=[NAMES.index(one.class_name) for one in drawn],
-        class_names=NAMES,
-        description="drawn",
-    )
     config = RunConfig.model_validate({"method": "promptmix", "recipe": {"epochs": 2, "batch_size": 8}})
-    run(config, labelled, backbone=backbone, cache=FeatureCache(root / "features"), out=root / "run")
+    run(config, drawn_pictures(), backbone=backbone, cache=FeatureCache(root / "features"), out=root / "run")
     return root / "run" / "model"
 
 

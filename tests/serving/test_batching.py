@@ -172,6 +172,20 @@ def test_another_view_of_pictures_is_not_mixed_up(engine: HeldEngine, preprocess
     asyncio.run(work())
 
 
+def test_pictures_that_cannot_go_together_fail_alone(engine: HeldEngine) -> None:
+    async def work() -> None:
+        current = Versioned(engine=engine, version="1")
+        batcher = Batcher(lambda: current, max_batch=4, max_wait=0, max_queue=10)
+        batcher.start()
+        async with asyncio.timeout(20):
+            with batcher.room(2), pytest.raises(ValueError, match="same shape"):
+                await batcher.answer([view(1), np.zeros((9, 9, 3), np.uint8)], current)
+            assert await asked(batcher, current, [7]) == ([7], "1")
+            await batcher.stop()
+
+    asyncio.run(work())
+
+
 def test_what_was_accepted_is_answered_when_it_stops(engine: HeldEngine) -> None:
     async def work() -> None:
         current = Versioned(engine=engine, version="1")

@@ -56,3 +56,34 @@ def test_the_page_in_a_browser(folder: Path, tmp_path: Path, pictures: list[byte
         assert page.complaints == []
         for shot in ("answers.png", "phone.png"):
             assert (tmp_path / shot).stat().st_size > 5000
+
+
+@pytest.mark.browser
+def test_a_late_answer_does_not_take_the_place_of_a_newer_one(folder: Path, tmp_path: Path, pictures: list[bytes]) -> None:
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(pictures[0])
+    answers_when_told = """
+        window.held = [];
+        window.real = window.fetch;
+        window.fetch = (path, options) => !path.startsWith("v1/predict") ? real(path, options) : new Promise(go => {
+            const version = document.getElementById("version").textContent;
+            const said = name => ({ class: name, probability: 1, top: [], experts: [] });
+            held.push(name => go(new Response(JSON.stringify({ model: "drawings", version, predictions: [said(name)] }))));
+        });
+        0"""
+    shown = "document.querySelector('#answers h3').textContent"
+    with browser(tmp_path / "browser") as page, served(folder) as (_, address):
+        page.call("Page.navigate", url=address)
+        page.until("document.querySelectorAll('#classes li').length === 4")
+        page.evaluate(answers_when_told)
+        page.choose_files("#files", [picture])
+        page.until("held.length === 1")
+        page.evaluate("document.getElementById('model').dispatchEvent(new Event('change'))")
+        page.until("held.length === 2")
+        page.evaluate("held[1]('newer')")
+        page.until(f"document.querySelector('#answers h3') && {shown}.startsWith('newer')")
+        page.evaluate("held[0]('older')")
+        page.evaluate("new Promise(go => setTimeout(go, 200))")
+        assert page.evaluate(shown).startswith("newer")
+        assert page.evaluate("document.getElementById('status').textContent").startswith("picture.png: newer")
+        assert page.complaints == []

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
-from tests.serving.conftest import NAMES, TOKEN, Services, client_of, is_problem
+from tests.backbone_files import write_with_vision_transformer
+from tests.serving.conftest import NAMES, TOKEN, HeldEngine, HeldLoader, Services, client_of, drawn_pictures, is_problem
 
 from promptmix.backbones.base import Backbone
+from promptmix.backbones.registry import load_backbone
 from promptmix.data.class_words import ClassWords
 from promptmix.errors import CheckpointError, ConfigError, DataError
 from promptmix.inference.open_classes import add_worded_classes
-from promptmix.inference.predictor import Predictor
-from promptmix.model_folder import read_model, write_classes
+from promptmix.inference.predictor import Predictor, backbone_of
+from promptmix.model_folder import SavedModel, read_model, write_classes, write_model
+from promptmix.serving.engine import AddClasses, Engine
 from promptmix.serving.models import model_names
 from promptmix.serving.service import Service
 from promptmix.serving.settings import Settings
 from promptmix.serving.torch_engine import TorchLoader
+from promptmix.training.fit import RunConfig
+from promptmix.training.run import run
 
 AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
 
@@ -131,6 +138,70 @@ def test_a_damaged_folder_leaves_the_model_as_it_is(service: Services, folder: P
             assert (await client.get("/v1/classes")).json()["version"] != before
 
     asyncio.run(work())
+
+
+class FullLoader(HeldLoader):
+    """A device that has room for each model once."""
+
+    def __init__(self, engine: HeldEngine) -> None:
+        super().__init__(engine)
+        self.room = True
+
+    def engine_of(self, model: SavedModel) -> Engine:
+        if not self.room:
+            raise RuntimeError("no memory")
+        return super().engine_of(model)
+
+
+def test_whatever_fails_while_one_model_is_read_concerns_no_other(
+    folder: Path, tmp_path: Path, backbone: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(folder, tmp_path / "other")
+    full = FullLoader(HeldEngine(backbone.config.preprocess))
+    other = HeldLoader(HeldEngine(backbone.config.preprocess))
+    paths = {"full": folder, "other": tmp_path / "other"}
+    service = Service(paths, lambda path: full if path == folder else other, Settings())
+
+    async def work() -> None:
+        async with client_of(service) as client:
+            full.room = False
+            for path in paths.values():
+                write_classes(path, add_worded_classes(read_model(path), [ClassWords(name="heart")], backbone))
+            await service.reload_changed()
+            await service.reload_changed()
+            versions = {name: (await client.get(f"/v1/classes?model={name}")).json()["version"] for name in paths}
+            assert versions["full"].startswith("1-")
+            assert versions["other"].startswith("2-")
+            text = (await client.get("/metrics")).text
+            assert 'promptmix_reloads_total{model="full",result="failed"} 1.0' in text
+            assert [record.exc_text is not None for record in caplog.records if "no memory" in record.message] == [True]
+
+    asyncio.run(work())
+
+
+def test_models_of_one_backbone_share_it_whatever_was_loaded_in_between(
+    folder: Path, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_with_vision_transformer(tmp_path / "small")
+    small = load_backbone(str(tmp_path / "small"), device="cpu")
+    config = RunConfig.model_validate({"method": "clip-lora", "recipe": {"epochs": 1, "batch_size": 8}})
+    write_model(tmp_path / "tuned", run(config, drawn_pictures(), backbone=small, cache=None).model)
+    loads: list[str] = []
+
+    def counted(model: SavedModel, *given: Any, **options: Any) -> Backbone:
+        loads.append(model.backbone_name)
+        return backbone_of(model, *given, **options)
+
+    monkeypatch.setattr("promptmix.serving.torch_engine.backbone_of", counted)
+    loader = TorchLoader(backbone=None, device="cpu", precision="auto", with_text=True)
+    engines = [loader.load(path).engine for path in (tmp_path / "tuned", folder)]
+    for path in (tmp_path / "tuned", folder):  # one has changed weights of its own, but is of the same backbone
+        loader.change_classes(path, AddClasses((ClassWords(name="heart"),)))
+        engines.append(loader.load(path).engine)
+    assert loads == [small.name, backbone.name]
+    engines.clear()
+    gc.collect()
+    assert not loader._backbones
 
 
 def test_several_models_by_name(folder: Path, tmp_path: Path, pictures: list[bytes]) -> None:

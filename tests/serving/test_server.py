@@ -15,6 +15,7 @@ from tests.cli.conftest import Promptmix
 from tests.serving.conftest import TOKEN, HeldEngine, Services
 from tests.serving.process import served
 
+from promptmix.cli import serve
 from promptmix.cli.serve import TOKEN as TOKEN_VARIABLE
 from promptmix.errors import ConfigError
 from promptmix.serving.server import run_server
@@ -84,6 +85,19 @@ def test_what_the_verb_refuses(folder: Path, promptmix: Promptmix, monkeypatch: 
     promptmix("serve", folder, "--allow-class-changes").fails(3, TOKEN_VARIABLE)
     monkeypatch.setenv(TOKEN_VARIABLE, "short")
     promptmix("serve", folder, "--allow-class-changes").fails(3, "token")
+    for token in (
+        "s\u00e9same ouvre-toi",
+        "\u5f00\u95e8\u5f00\u95e8\u5f00\u95e8",
+        "lines\nand\nlines",
+        "          ",
+        "hidden\n\n\n",
+    ):
+        monkeypatch.setenv(TOKEN_VARIABLE, token)
+        refused = promptmix("serve", folder, "--allow-class-changes")
+        refused.fails(3, "at least 8 signs")
+        assert not any(word in refused.err for word in ("ouvre", "hidden", "and\\n")), "a token is told to nobody"
+    monkeypatch.setenv(TOKEN_VARIABLE, f"{TOKEN}\n")
+    assert serve._token() == TOKEN
     promptmix("serve", folder, "--engine", "torhc").fails(3, "did you mean 'torch'")
     promptmix("serve", folder, "--time-limit", "0").fails(3, "time_limit")
     promptmix("serve", folder / "nothing").fails(5, "no such folder")

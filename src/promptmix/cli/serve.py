@@ -32,9 +32,7 @@ def serve(
 ) -> None:
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}{did_you_mean(engine, ENGINES)}")
-    token = os.environ.get(TOKEN) if allow_class_changes else None
-    if allow_class_changes and not token:
-        raise ConfigError(f"--allow-class-changes needs a token of at least 8 signs in the environment variable {TOKEN}")
+    token = _token() if allow_class_changes else None
     try:
         import fastapi  # noqa: F401 - whether they are there
         import h11  # noqa: F401
@@ -59,6 +57,17 @@ def serve(
     settings = parse_config(Settings, {**limits, **given}, "options of serve")
     loader_of = _loader_of(exported, backbone, device, precision, allow_class_changes)
     run_server(Service(paths, loader_of, settings), host, port, lambda address: print(address, file=sys.stdout, flush=True))
+
+
+def _token() -> str:
+    """What may change classes; what is wrong with it is told without showing it."""
+    token = os.environ.get(TOKEN, "").strip()  # what is read from a file often ends with the line
+    if len(token) < 8 or not token.isascii() or not token.isprintable():
+        raise ConfigError(
+            f"--allow-class-changes needs a token in the environment variable {TOKEN}: at least 8 signs, which every program"
+            " sends in the same way: letters without accents, digits, and signs such as - and _"
+        )
+    return token
 
 
 def _stored(paths: dict[str, Path], allow_class_changes: bool) -> dict[str, Path]:

@@ -25,6 +25,7 @@ from promptmix.inference.exported import SUFFIX, ExportedFacts, data_path, is_ex
 from promptmix.inference.onnx_predictor import OnnxPredictor
 from promptmix.inference.predictor import Predictor, needs_text
 from promptmix.model_folder import SavedModel
+from promptmix.model_hub import public_model
 from promptmix.nn.calibration import probabilities
 from promptmix.nn.classifier import Classifier
 from promptmix.runtime import numpy_generator, writing
@@ -208,6 +209,7 @@ def _compared(path: Path, temperature: float, sample: Sample, expected: Float[np
 def _facts(
     model: SavedModel, preprocess: PreprocessConfig, classifier: Classifier, quantized: bool, difference: float
 ) -> ExportedFacts:
+    model = public_model(model)  # the file is made to be handed on
     return ExportedFacts(
         promptmix_version=promptmix.__version__,
         method=model.method,
@@ -244,7 +246,8 @@ def _write_facts(path: Path, facts: ExportedFacts) -> None:
 
 def _quantize(plain: Path, path: Path) -> None:
     """The matrix products of the image tower with weights of 8 bits, a scale for each column; what they are multiplied with is
-    rounded picture by picture as it comes. What follows the image feature stays in float32: it is small, and decides.
+    rounded as it comes, by one range for all pictures that are shown together. What follows the image feature stays in float32: it
+    is small, and decides.
 
     Weights are unsigned: products with signed ones overflow on some processors.
     """
@@ -263,7 +266,7 @@ def _quantize(plain: Path, path: Path) -> None:
         per_channel=True,
         weight_type=QuantType.QUInt8,
         nodes_to_exclude=_after_features(model.graph),
-        use_external_data_format=plain.stat().st_size < sum(file.stat().st_size for file in plain.parent.glob(f"{plain.name}*")),
+        use_external_data_format=data_path(plain).exists(),
     )
 
 
@@ -279,11 +282,14 @@ def _after_features(graph: Any) -> list[str]:
 
 def _put_in_place(staged: Path, out: Path) -> tuple[Path, ...]:
     data, data_out = data_path(staged), data_path(out)
-    pairs, replaces = [(data, data_out)] if data.exists() else [], out.exists()
-    for source, target in [*pairs, (staged, out)]:
+    with_data, replaces = data.exists(), out.exists()
+    pairs = [*([(data, data_out)] if with_data else []), (staged, out)]
+    for source, _ in pairs:
         with source.open("rb") as written:
             os.fsync(written.fileno())
+    # Right after one another: whoever reads in between has the tensors of one model and the graph of another.
+    for source, target in pairs:
         os.replace(source, target)
-    if replaces and not pairs:
+    if replaces and not with_data:
         data_out.unlink(missing_ok=True)
-    return (out, *(target for _, target in pairs))
+    return (out, data_out) if with_data else (out,)

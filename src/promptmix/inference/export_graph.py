@@ -94,7 +94,14 @@ def onnx_graph(module: ExportedModule, class_features: Float[Tensor, "expert cla
     (given,) = [one for one in model.graph.input if one.name == CLASS_FEATURES]
     model.graph.input.remove(given)
     model.graph.initializer.append(numpy_helper.from_array(class_features.numpy(), CLASS_FEATURES))
+    _forget_origin(model.graph)
     return model
+
+
+def _forget_origin(graph: Any) -> None:
+    """Remove what the exporter notes of each node: the lines of code that it comes from, with their paths on this machine."""
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
 
 
 @contextlib.contextmanager

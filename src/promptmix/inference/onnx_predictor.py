@@ -67,8 +67,12 @@ class OnnxPredictor:
         Raises:
             CheckpointError: it says something else than its metadata, or nothing that is a number.
         """
-        found = dict(zip(OUTPUTS, self._session.run(list(OUTPUTS), {INPUT: pixels}), strict=True))
         facts, number = self.facts, len(pixels)
+        # What 8-bit weights are multiplied with is rounded by one range for a whole batch: shown together, pictures would change
+        # each other's answers.
+        shown = np.split(pixels, number) if facts.quantized else [pixels]
+        parts = [self._session.run(list(OUTPUTS), {INPUT: part}) for part in shown]
+        found = {name: np.concatenate(said) for name, said in zip(OUTPUTS, zip(*parts, strict=True), strict=True)}
         widths = dict(zip(OUTPUTS, (*[len(facts.class_names)] * 2, len(facts.expert_names), facts.embedding_width), strict=True))
         for name, width in widths.items():
             if found[name].shape != (number, width):

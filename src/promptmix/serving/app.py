@@ -98,6 +98,7 @@ async def _answered(request: Request, model: ServedModel) -> tuple[list[SentPict
         try:
             async with asyncio.timeout_at(until):
                 sent = await pictures_of(request, body.content, settings)
+                body.content = b""  # the pictures have been copied out of it
                 pictures = await _unless_gone(request, service.fetcher.fetch_all(sent, body.count))
                 with model.batcher.room(len(pictures)):
                     made_for = model.current

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
-from jaxtyping import UInt8
 
 from promptmix.backbones.preprocess import View
 from promptmix.serving.engine import Engine, EngineOutput
@@ -148,10 +147,10 @@ class Batcher(Generic[Current]):
                     request.answer.set_exception(Problem(503, "model-replaced", detail, {"Retry-After": "1"}))
             if not fitting:
                 continue
-            pixels = np.stack([view for request in fitting for view in request.views])
+            views = [view for request in fitting for view in request.views]
             started = time.monotonic()
             try:
-                work = asyncio.get_running_loop().run_in_executor(self._thread, self._through, current.engine, pixels)
+                work = asyncio.get_running_loop().run_in_executor(self._thread, self._through, current.engine, views)
                 output = await work
             except Exception as problem:
                 # Each request hears of it; the next batch is tried as if nothing had been.
@@ -160,8 +159,8 @@ class Batcher(Generic[Current]):
                         request.answer.set_exception(problem)
                 continue
             seconds = time.monotonic() - started
-            self._seconds_a_picture += 0.2 * (seconds / len(pixels) - self._seconds_a_picture)
-            self._on_batch(len(pixels), seconds)
+            self._seconds_a_picture += 0.2 * (seconds / len(views) - self._seconds_a_picture)
+            self._on_batch(len(views), seconds)
             first = 0
             for request in fitting:
                 end = first + len(request.views)
@@ -195,8 +194,8 @@ class Batcher(Generic[Current]):
             size += len(request.views)
         return batch
 
-    def _through(self, engine: Engine, pixels: UInt8[np.ndarray, "image crop crop 3"]) -> EngineOutput:
-        parts = [engine.run(pixels[first : first + self._max_batch]) for first in range(0, len(pixels), self._max_batch)]
+    def _through(self, engine: Engine, views: list[View]) -> EngineOutput:
+        parts = [engine.run(np.stack(views[first : first + self._max_batch])) for first in range(0, len(views), self._max_batch)]
         every = [part.features for part in parts if part.features is not None]
         return EngineOutput(
             logits=np.concatenate([part.logits for part in parts]),

@@ -66,6 +66,9 @@ class Measured:
 
         try:
             await self._app(scope, receive, sending)
+        except Exception:
+            status = status or 500  # what nobody expected is answered further out
+            raise
         finally:
             # The app has left the route in the scope; without one the path was made up by whoever asked.
             route = getattr(scope.get("route"), "path", "none")

@@ -85,9 +85,10 @@ class ServedModel:
                 return False
             try:
                 self.current = await asyncio.to_thread(self._load)
-            except (PromptMixError, OSError) as problem:
+            except Exception as problem:  # no room for two models on the device, say
                 self._failed = state
-                _logger.warning("model %s stays as it was: %s", self.name, problem)
+                expected = isinstance(problem, PromptMixError | OSError)
+                _logger.warning("model %s stays as it was: %s", self.name, problem, exc_info=not expected)
                 self._on_reload(False)
                 return False
             self._on_reload(True)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import functools
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -16,7 +17,7 @@ from email.message import Message
 from fastapi import Request
 from pydantic import Field, ValidationError
 from python_multipart.exceptions import FormParserError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
@@ -24,7 +25,7 @@ from promptmix.backbones.configs import PreprocessConfig
 from promptmix.backbones.preprocess import View, resize_and_crop
 from promptmix.config import StrictModel
 from promptmix.data.images import open_picture
-from promptmix.errors import DataError
+from promptmix.errors import DataError, listed
 from promptmix.serving.problems import Problem
 from promptmix.serving.settings import Settings
 
@@ -32,6 +33,9 @@ __all__ = ["AddressedPicture", "Body", "BodyReader", "PictureBody", "SentPicture
 
 _DATA_ADDRESS = re.compile(r"data:image/[\w.+-]{1,50};base64,")
 _BODIES_IN_HAND = 8  # of the largest size, at the same time
+_MOST_COMMAS = 2048  # for each picture of a request; an address has at most as many signs
+_MOST_COMPLAINTS = 5
+_SMALL_FORM = 2**16  # bytes; a larger one can be made to take seconds to read, and is read beside the loop, with one of its own
 
 
 class PictureBody(StrictModel):
@@ -141,6 +145,7 @@ class BodyReader:
                 detail = f"the body did not come within {self._time_limit:g} s; send it again, without a pause"
                 raise Problem(408, "body-too-slow", detail, {"Connection": "close"}) from problem
             body.content = b"".join(parts)
+            parts.clear()
             yield body
         finally:
             body.release()
@@ -160,7 +165,7 @@ def read_json(content: bytes, kind: type[StrictModel]) -> StrictModel:
         return kind.model_validate_json(content)
     except ValidationError as problem:
         wrong = [f"{'.'.join(map(str, error['loc'])) or 'the body'}: {error['msg']}" for error in problem.errors()]
-        raise Problem(422, "wrong-body", "; ".join(wrong)) from problem
+        raise Problem(422, "wrong-body", listed(wrong, _MOST_COMPLAINTS)) from problem
 
 
 async def pictures_of(request: Request, content: bytes, settings: Settings) -> list[SentPicture | AddressedPicture]:
@@ -173,7 +178,8 @@ async def pictures_of(request: Request, content: bytes, settings: Settings) -> l
     kind = _media_type(request.headers.get("content-type", ""))
     pictures: Sequence[SentPicture | AddressedPicture]
     if kind == "multipart/form-data":
-        pictures = await _from_form(request, content, settings)
+        reading = functools.partial(_from_form, request.headers, content, settings)
+        pictures = await (reading() if len(content) <= _SMALL_FORM else asyncio.to_thread(lambda: asyncio.run(reading())))
     elif kind == "application/json":
         pictures = await asyncio.to_thread(_from_json, content, settings)
     else:
@@ -218,11 +224,11 @@ def _media_type(header: str) -> str:
     return message.get_content_type() if header.strip() else ""
 
 
-async def _from_form(request: Request, content: bytes, settings: Settings) -> list[SentPicture]:
+async def _from_form(headers: Headers, content: bytes, settings: Settings) -> list[SentPicture]:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield content
 
-    parser = MultiPartParser(request.headers, stream(), max_files=settings.max_pictures, max_fields=1)
+    parser = MultiPartParser(headers, stream(), max_files=settings.max_pictures, max_fields=1)
     parser.spool_max_size = settings.max_request_bytes  # all of it is in memory already; no file is made of it
     try:
         form = await parser.parse()
@@ -245,6 +251,9 @@ async def _from_form(request: Request, content: bytes, settings: Settings) -> li
 
 
 def _from_json(content: bytes, settings: Settings) -> list[SentPicture | AddressedPicture]:
+    # A value takes far more memory than its two signs once it is read, and a thousand bytes where it is wrong.
+    if content.count(b",") > _MOST_COMMAS * settings.max_pictures:
+        raise _too_many(settings)
     body = read_json(content, PictureBody)
     assert isinstance(body, PictureBody)
     if None not in (body.picture, body.pictures) or None not in (body.url, body.urls):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from promptmix.backbones.configs import PreprocessConfig
 from promptmix.errors import BackboneError
 from promptmix.inference.open_classes import add_worded_classes, rename_class
 from promptmix.inference.predictor import Predictor, backbone_of, needs_text, remove_classes
-from promptmix.model_folder import SavedModel, model_path, read_model, write_classes
+from promptmix.model_folder import MODEL_FILES, SavedModel, model_path, read_model, write_classes
 from promptmix.nn.calibration import Calibration
 from promptmix.runtime import short_hash
 from promptmix.serving.engine import (
@@ -28,14 +29,16 @@ from promptmix.serving.engine import (
 
 __all__ = ["TorchEngine", "TorchLoader"]
 
-_FILES = ("config.json", "model.safetensors", "class_features.safetensors")
-
 
 class TorchEngine:
-    """A model folder run by torch, as :class:`~promptmix.inference.predictor.Predictor` runs it."""
+    """A model folder run by torch, as :class:`~promptmix.inference.predictor.Predictor` runs it.
 
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
+    Args:
+        loaded: the model's backbone as it was before a method tuned it; it stays as long as the engine, for the engines to come.
+    """
+
+    def __init__(self, predictor: Predictor, loaded: Backbone | None = None) -> None:
+        self._predictor, self._loaded = predictor, loaded
         self.class_names: tuple[str, ...] = predictor.model.class_names
         self.expert_names: tuple[str, ...] = predictor.model.expert_names
         self.preprocess: PreprocessConfig = predictor.backbone.config.preprocess
@@ -54,7 +57,7 @@ class TorchEngine:
 
 
 class TorchLoader:
-    """Loads with torch; a backbone stays in memory as long as the models are of it.
+    """Loads with torch; a backbone is loaded once for all models that are of it, and stays in memory as long as one of them.
 
     Args:
         backbone: where the model's backbone lies now, if elsewhere.
@@ -66,11 +69,11 @@ class TorchLoader:
 
     def __init__(self, *, backbone: str | None, device: str, precision: str, with_text: bool) -> None:
         self._elsewhere, self._device, self._precision, self._with_text = backbone, device, precision, with_text
-        self._backbone: Backbone | None = None
+        self._backbones: WeakValueDictionary[str, Backbone] = WeakValueDictionary()  # by fingerprint
 
     def files(self, path: Path) -> tuple[Path, ...]:
         folder = model_path(path)
-        return tuple(folder / name for name in _FILES)
+        return tuple(folder / name for name in MODEL_FILES)
 
     def load(self, path: Path) -> ReadModel:
         folder = model_path(path)
@@ -88,7 +91,8 @@ class TorchLoader:
 
     def engine_of(self, model: SavedModel) -> Engine:
         """An engine of a model that was just read."""
-        return TorchEngine(Predictor(model, backbone=self._backbone_of(model, self._with_text or needs_text(model))))
+        loaded = self._backbone_of(model, self._with_text or needs_text(model))
+        return TorchEngine(Predictor(model, backbone=loaded), loaded)
 
     def change_classes(self, path: Path, change: ClassChange) -> None:
         folder = model_path(path)
@@ -102,9 +106,8 @@ class TorchLoader:
         write_classes(folder, changed)
 
     def _backbone_of(self, model: SavedModel, with_text: bool) -> Backbone:
-        loaded = self._backbone
-        fits = loaded is not None and loaded.fingerprint == model.backbone_fingerprint and not (with_text and loaded.text is None)
-        if loaded is None or not fits:
+        loaded = self._backbones.get(model.backbone_fingerprint)
+        if loaded is None or (with_text and loaded.text is None):
             loaded = backbone_of(model, self._elsewhere, with_text=with_text, device=self._device, precision=self._precision)
-            self._backbone = loaded
+            self._backbones[loaded.fingerprint] = loaded
         return loaded

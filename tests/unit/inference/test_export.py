@@ -24,6 +24,7 @@ from promptmix.inference.exported import ExportedFacts, facts_of, metadata_of
 from promptmix.inference.onnx_predictor import OnnxPredictor
 from promptmix.inference.predictor import Predictor
 from promptmix.model_folder import SavedModel
+from promptmix.model_hub import public_model
 from promptmix.nn.calibration import AbstainRule, Calibration, LabelSetRule, MultiLabelRule, Reliability
 from promptmix.training.fit import RunConfig
 from promptmix.training.run import run
@@ -167,7 +168,7 @@ def test_every_kind_of_image_tower(kind: str, tmp_path: Path) -> None:
 def test_the_calibration_goes_along(mixture: SavedModel, backbone: Backbone, exported: Path) -> None:
     check_alike(calibrated(mixture), backbone, exported)
     predictor = OnnxPredictor(exported)
-    assert predictor.facts.calibration == calibrated(mixture).calibration
+    assert predictor.facts.calibration == public_model(calibrated(mixture)).calibration
     said = predictor.run(drawn_sample(backbone.config.preprocess).pixels)
     by_hand = torch.from_numpy(said.logits).div(2.5).softmax(dim=1).numpy()
     np.testing.assert_allclose(said.probabilities, by_hand, atol=1e-6)
@@ -179,7 +180,11 @@ def test_the_file_says_what_it_is(mixture: SavedModel, backbone: Backbone, expor
     assert facts.expert_names == mixture.expert_names
     assert facts.preprocess == backbone.config.preprocess
     assert facts.backbone_fingerprint == backbone.fingerprint
-    assert facts.training == mixture.training
+    assert facts.training == public_model(mixture).training
+    assert facts.backbone_name == Path(backbone.name).name
+    for place in (Path(backbone.name), Path(export.__file__), Path(torch.__file__)):
+        assert str(place.parent).encode() not in exported.read_bytes(), "no path of this machine goes along"
+    assert b"stack_trace" not in exported.read_bytes()
     assert 0 <= facts.difference <= TOLERANCE
     graph = onnx.load(exported)
     onnx.checker.check_model(graph)
@@ -221,6 +226,10 @@ def test_products_of_eight_bits_say_nearly_the_same(
     predictor = OnnxPredictor(out)
     assert predictor.facts.quantized
     assert predictor.facts.difference == report.quantized.mean_difference
+    pixels = drawn_sample(backbone.config.preprocess).pixels[-20:]  # drawings and noise
+    together = predictor.run(pixels)
+    for place in (0, 7, 19):
+        np.testing.assert_array_equal(together.probabilities[[place]], predictor.run(pixels[[place]]).probabilities)
     kinds = {node.op_type for node in onnx.load(out).graph.node}
     assert "MatMulInteger" in kinds
     # What follows the image feature is as it was.
@@ -256,6 +265,17 @@ def test_large_models_have_their_tensors_in_a_second_file(
     assert export_model(mixture, backbone, out, sample, overwrite=True).files == (out,)
     assert [path.name for path in tmp_path.iterdir()] == ["large.onnx"]
     check_alike(mixture, backbone, out)
+
+
+def test_large_models_with_products_of_eight_bits(
+    mixture: SavedModel, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "_LARGEST_FILE", 1000)
+    out, sample = tmp_path / "large[1].onnx", drawn_sample(backbone.config.preprocess)
+    report = export_model(mixture, backbone, out, sample, quantize=True)
+    assert report.files == (out, tmp_path / "large[1].onnx.data")
+    assert sorted(tmp_path.iterdir()) == sorted(report.files)
+    assert OnnxPredictor(out).run(sample.pixels[:2]).logits.shape == (2, 4)
 
 
 def test_what_cannot_be_exported_is_refused(mixture: SavedModel, backbone: Backbone, tmp_path: Path) -> None:
