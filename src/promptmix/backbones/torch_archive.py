@@ -26,9 +26,8 @@ __all__ = ["is_torchscript", "read_torch_archive"]
 _LARGEST_PROGRAM = 16 << 20  # bytes of data.pkl; that of the largest CLIP is below one megabyte
 _DEEPEST = 64  # modules inside modules
 _MOST_DIMENSIONS = 64  # as torch itself has it
-_MOST_TIMES = (
-    4  # the file's size, of all numbers that are read or copied: entries may overlap, and tensors share what they turn over
-)
+# Of all numbers that are read or copied, as times the file's size: its entries may overlap, and many tensors may turn over the same numbers.
+_MOST_TIMES = 4
 _STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
