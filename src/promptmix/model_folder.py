@@ -206,7 +206,7 @@ def write_classes(folder: Path, model: SavedModel) -> None:
     for name in ("class_features.safetensors", CARD):
         remove_leftovers(folder / name)  # classes change as long as a server runs: what killed ones leave must not pile up
     write_tensors(folder / "class_features.safetensors", tensors, metadata)
-    write_card(folder, model_card(config, model.class_names, model.calibration))
+    write_card(folder, model_card(config, model.class_names, model.calibration, worded=model.class_words))
 
 
 def write_card(folder: Path, fresh: str, before: str | None = None) -> None:
