@@ -25,6 +25,7 @@ from promptmix.inference.exported import SUFFIX, ExportedFacts, data_path, is_ex
 from promptmix.inference.onnx_predictor import OnnxPredictor
 from promptmix.inference.predictor import Predictor, needs_text
 from promptmix.model_folder import SavedModel
+from promptmix.model_hub import public_model
 from promptmix.nn.calibration import probabilities
 from promptmix.nn.classifier import Classifier
 from promptmix.runtime import numpy_generator, writing
@@ -124,6 +125,7 @@ def export_model(
     temperature = 1.0 if model.calibration is None else model.calibration.temperature
     preprocess = backbone.config.preprocess
     module = ExportedModule(predictor.backbone, classifier, temperature)
+    told = public_model(model)  # the file is there to be passed on
     graph = onnx_graph(module, classifier.class_features, preprocess.crop)
     expected = _by_torch(predictor, temperature, sample)
     with writing(out):
@@ -131,7 +133,7 @@ def export_model(
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp") as folder:
             plain = Path(folder) / out.name
             _write_graph(graph, plain, data_path(out).name)
-            _write_facts(plain, _facts(model, preprocess, classifier, False, 0.0))
+            _write_facts(plain, _facts(told, preprocess, classifier, False, 0.0))
             agreement = _compared(plain, temperature, sample, expected)
             if not agreement.max_difference <= TOLERANCE:
                 raise CheckpointError(
@@ -143,10 +145,10 @@ def export_model(
                 staged = Path(folder) / "quantized" / out.name
                 staged.parent.mkdir()
                 _quantize(plain, staged)
-                _write_facts(staged, _facts(model, preprocess, classifier, True, 0.0))
+                _write_facts(staged, _facts(told, preprocess, classifier, True, 0.0))
                 quantized = _compared(staged, temperature, sample, expected)
                 difference = quantized.mean_difference
-            _write_facts(staged, _facts(model, preprocess, classifier, quantize, difference))
+            _write_facts(staged, _facts(told, preprocess, classifier, quantize, difference))
             files = _put_in_place(staged, out)
     return ExportReport(
         files=files,

@@ -24,6 +24,7 @@ from promptmix.inference.exported import ExportedFacts, facts_of, metadata_of
 from promptmix.inference.onnx_predictor import OnnxPredictor
 from promptmix.inference.predictor import Predictor
 from promptmix.model_folder import SavedModel
+from promptmix.model_hub import public_model
 from promptmix.nn.calibration import AbstainRule, Calibration, LabelSetRule, MultiLabelRule, Reliability
 from promptmix.training.fit import RunConfig
 from promptmix.training.run import run
@@ -167,7 +168,7 @@ def test_every_kind_of_image_tower(kind: str, tmp_path: Path) -> None:
 def test_the_calibration_goes_along(mixture: SavedModel, backbone: Backbone, exported: Path) -> None:
     check_alike(calibrated(mixture), backbone, exported)
     predictor = OnnxPredictor(exported)
-    assert predictor.facts.calibration == calibrated(mixture).calibration
+    assert predictor.facts.calibration == public_model(calibrated(mixture)).calibration
     said = predictor.run(drawn_sample(backbone.config.preprocess).pixels)
     by_hand = torch.from_numpy(said.logits).div(2.5).softmax(dim=1).numpy()
     np.testing.assert_allclose(said.probabilities, by_hand, atol=1e-6)
@@ -179,12 +180,26 @@ def test_the_file_says_what_it_is(mixture: SavedModel, backbone: Backbone, expor
     assert facts.expert_names == mixture.expert_names
     assert facts.preprocess == backbone.config.preprocess
     assert facts.backbone_fingerprint == backbone.fingerprint
-    assert facts.training == mixture.training
+    assert facts.training == public_model(mixture).training
     assert 0 <= facts.difference <= TOLERANCE
     graph = onnx.load(exported)
     onnx.checker.check_model(graph)
     assert [(one.domain, one.version) for one in graph.opset_import] == [("", facts.opset)]
     assert [one.name for one in graph.graph.input] == ["pixels"]
+
+
+def test_nothing_of_this_machine_goes_along(mixture: SavedModel, backbone: Backbone, tmp_path: Path) -> None:
+    kept = calibrated(mixture).calibration
+    assert kept is not None
+    model = dataclasses.replace(
+        mixture,
+        backbone_name="/home/alice/clip",
+        training={**mixture.training, "data": "12 pictures of /home/alice/photos", "notes": ["learnt from /home/alice/photos"]},
+        calibration=kept.model_copy(update={"fitted_on": "40 pictures of /home/alice/other"}),
+    )
+    export_model(model, backbone, tmp_path / "model.onnx", drawn_sample(backbone.config.preprocess))
+    assert b"alice" not in (tmp_path / "model.onnx").read_bytes()
+    assert OnnxPredictor(tmp_path / "model.onnx").facts.backbone_name == "clip"
 
 
 def test_other_class_features_can_be_put_in(mixture: SavedModel, backbone: Backbone, exported: Path, tmp_path: Path) -> None:
