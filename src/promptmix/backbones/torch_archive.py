@@ -259,9 +259,8 @@ class _Machine:
             raise BackboneError(f"{self._path} holds more numbers than its size has room for; no table of weights does")
 
     def _tensor(self, storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-        if len(size) > _MOST_DIMENSIONS or not all(
-            isinstance(number, int) and number.bit_length() < 63 for number in (offset, *size, *stride)
-        ):
+        numbers: tuple[Any, ...] = (offset, *size, *stride)
+        if len(size) > _MOST_DIMENSIONS or not all(isinstance(one, int) and one.bit_length() < 63 for one in numbers):
             raise BackboneError(f"{self._path} is damaged: a tensor has no shape that torch could have written")
         count = math.prod(size)
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) if count else 0
