@@ -31,6 +31,7 @@ import promptmix
 from promptmix.cards.content import model_card
 from promptmix.cards.owner import has_own_text, renewed_card
 from promptmix.data.class_words import ClassWords
+from promptmix.data.records import check_class_names
 from promptmix.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from promptmix.methods.registry import method_class
 from promptmix.nn.calibration import Calibration
@@ -184,8 +185,14 @@ def _write_model(folder: Path, model: SavedModel) -> None:
 
 
 def write_classes(folder: Path, model: SavedModel) -> None:
-    """Replace a model folder's classes and calibration by those of ``model``, in one step; then what its card says of them."""
+    """Replace a model folder's classes and calibration by those of ``model``, in one step; then what its card says of them.
+
+    Raises:
+        CheckpointError: the folder holds another model by now.
+    """
     config = read_config(folder)
+    if config["learnt_checksum"] != tensors_checksum(model.learnt):
+        raise CheckpointError(f"{folder} was replaced by another model meanwhile, and is left as it is; do it again")
     tensors = {} if model.classifier is None else model.classifier.tensors()
     metadata = {
         "class_names": json.dumps(list(model.class_names), ensure_ascii=False),
@@ -199,7 +206,7 @@ def write_classes(folder: Path, model: SavedModel) -> None:
     for name in ("class_features.safetensors", CARD):
         remove_leftovers(folder / name)  # classes change as long as a server runs: what killed ones leave must not pile up
     write_tensors(folder / "class_features.safetensors", tensors, metadata)
-    write_card(folder, model_card(config, model.class_names, model.calibration))
+    write_card(folder, model_card(config, model.class_names, model.calibration, worded=model.class_words))
 
 
 def write_card(folder: Path, fresh: str, before: str | None = None) -> None:
@@ -278,7 +285,7 @@ def read_model(folder: Path) -> SavedModel:
     if metadata.get("model_key") != _model_key(config):
         raise CheckpointError(f"{path} belongs to another model than {folder / 'config.json'}; restore the right file")
     _check_finite(path, tensors)
-    class_names = tuple(json.loads(metadata["class_names"]))
+    class_names = _read_class_names(path, metadata)
     classifier = None
     try:
         if not method_class(config["method"]).needs_text_to_predict:
@@ -289,6 +296,11 @@ def read_model(folder: Path) -> SavedModel:
         raise CheckpointError(f"{path}: {problem}") from problem
     if classifier is not None and len(class_names) != classifier.num_classes:
         raise CheckpointError(f"{path} has {classifier.num_classes} classes but {len(class_names)} names")
+    experts = len(config["expert_names"])
+    if classifier is not None and classifier.class_features.shape[0] != experts:
+        raise CheckpointError(
+            f"{path} has {classifier.class_features.shape[0]} experts but {folder / 'config.json'} names {experts}"
+        )
     return SavedModel(
         method=config["method"],
         options=config["options"],
@@ -313,10 +325,22 @@ def _header_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
     return short_hash(tensors_checksum(tensors), metadata.get("class_names", ""), *calibration, *words)
 
 
+def _read_class_names(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The names that a file of classes gives: texts that are classes to people too."""
+    try:
+        names = json.loads(metadata["class_names"])
+        if not isinstance(names, list):
+            raise ValueError("they are no list")
+        check_class_names(names)
+        return tuple(names)  # as they are spelled, with "_" where a person's labels have it
+    except (KeyError, ValueError, TypeError, RecursionError) as problem:  # a DataError is of the second kind
+        raise CheckpointError(f"{path} has no class names that can be used: {problem}; restore it or train again") from problem
+
+
 def _read_class_words(path: Path, metadata: Mapping[str, str]) -> dict[str, ClassWords]:
     try:
         every = [ClassWords.model_validate_json(json.dumps(words)) for words in json.loads(metadata.get("class_words", "[]"))]
-    except (ValueError, TypeError) as problem:
+    except (ValueError, TypeError, RecursionError) as problem:
         raise CheckpointError(
             f"{path} has words of classes that this promptmix cannot read: update it, or add them again"
         ) from problem

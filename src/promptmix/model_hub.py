@@ -178,7 +178,7 @@ def write_public(folder: Path, model: SavedModel, name: str, own_folder: Path | 
     """
     repository, _ = _parsed(name)
     write_model(folder, model)
-    fresh = model_card(read_config(folder), model.class_names, model.calibration, repository)
+    fresh = model_card(read_config(folder), model.class_names, model.calibration, repository, model.class_words)
     before, text = None, fresh
     if own_folder is not None and (own_folder / CARD).is_file():
         before = model_card(read_config(own_folder), model.trained_class_names)
@@ -252,7 +252,7 @@ def _join_card(folder: Path, repository: str, revision: str | None, model: Saved
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    fresh = model_card(read_config(folder), model.class_names, model.calibration, repository)
+    fresh = model_card(read_config(folder), model.class_names, model.calibration, repository, model.class_words)
     if has_own_text((folder / CARD).read_text(encoding="utf-8"), fresh):
         return True
     try:

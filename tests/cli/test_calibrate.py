@@ -124,6 +124,47 @@ def test_predict_says_all_classes_that_are_there(promptmix: Promptmix, made: Pat
     assert sum(true) > 20
 
 
+def test_part_files_say_what_predict_prints(promptmix: Promptmix, made: Path, others: Path, tmp_path: Path) -> None:
+    strange = drawn(tmp_path / "strange", 3, 3, ("chess bishop", "retort", "star", "monkey"))
+    asked = ("predict", made, others, strange, "--multi-label")
+    lines = [json.loads(line) for line in promptmix(*asked, "--json", "--no-cache").out.splitlines()]
+    assert {line["class"] == "none of these" for line in lines} == {True, False}
+    promptmix(*asked, "--out", tmp_path / "csv", "--format", "csv", "--rows-per-file", "30").works()
+    rows = [
+        row
+        for path in sorted((tmp_path / "csv").glob("part-*"))
+        for row in csv.DictReader(io.StringIO(path.read_text(), newline=""))
+    ]
+    for row, line in zip(rows, lines, strict=True):
+        assert row["class"] == line["class"]
+        assert row["class_1"] == line["top"][0]["class"]
+        assert row["abstained"] == str(line["abstained"]).lower()
+        assert row["label_set"].split("; ") == line["label_set"]
+        assert row["labels"] == "; ".join(one["class"] for one in line["labels"])
+        values = [float(value) for value in row["label_probabilities"].split("; ") if value]
+        assert values == pytest.approx([one["probability"] for one in line["labels"]], abs=1e-5)
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed: no Parquet here")
+    promptmix(*asked, "--out", tmp_path / "parquet").works()
+    table = parquet.ParquetFile(tmp_path / "parquet" / "part-00000.parquet").read().to_pylist()
+    for row, line in zip(table, lines, strict=True):
+        assert (row["class"], row["abstained"], row["label_set"]) == (line["class"], line["abstained"], line["label_set"])
+        assert row["labels"] == [one["class"] for one in line["labels"]]
+        assert row["label_probabilities"] == pytest.approx([one["probability"] for one in line["labels"]], abs=1e-5)
+
+
+def test_part_files_of_several_labels_are_another_job(promptmix: Promptmix, run: Path, others: Path, tmp_path: Path) -> None:
+    bulk = ("predict", run, others, "--out", tmp_path / "said", "--format", "csv")
+    promptmix(*bulk).works()
+    assert "label_set" in (tmp_path / "said" / "part-00000.csv").read_text().splitlines()[0]
+    assert "labels" not in (tmp_path / "said" / "part-00000.csv").read_text().splitlines()[0]
+    promptmix(*bulk, "--multi-label").fails(3, "holds another job (without --multi-label)")
+    promptmix("calibrate", run, "--remove").works()
+    promptmix(*bulk, "--multi-label", "--overwrite").fails(3, "no thresholds for --multi-label", "promptmix calibrate")
+    promptmix(*bulk, "--overwrite").works()
+    head = (tmp_path / "said" / "part-00000.csv").read_text().splitlines()[0]
+    assert not {"abstained", "label_set", "labels"} & set(head.split(","))
+
+
 def test_without_a_calibration_nothing_changes(promptmix: Promptmix, run: Path, others: Path) -> None:
     calibrated = promptmix("predict", run, others, "--json").out
     promptmix("calibrate", run, "--remove").works()
@@ -171,6 +212,27 @@ def test_a_model_is_calibrated_on_pictures_of_ones_own(promptmix: Promptmix, run
     assert {path.name for path in model.iterdir()} == {path.name for path in (run / "model").iterdir()}
 
 
+def test_pictures_that_the_model_has_learnt_from_are_refused(
+    promptmix: Promptmix, run: Path, shots: Path, others: Path, tmp_path: Path
+) -> None:
+    before = read_model(run).calibration
+    promptmix("calibrate", run, shots).fails(4, "has learnt from 32 of the 32 pictures of", "train with --calibrate")
+    mixed = Path(shutil.copytree(others, tmp_path / "mixed"))
+    shutil.copy(sorted((shots / "cat").iterdir())[0], mixed / "cat" / "under another name.png")
+    (mixed / "cat" / "broken.png").write_bytes(b"no picture")
+    promptmix("calibrate", run, mixed, "--skip-bad").fails(4, "has learnt from 1 of the 42 pictures of", "under another name.png")
+    assert read_model(run).calibration == before
+    (mixed / "cat" / "under another name.png").unlink()
+    assert promptmix("calibrate", run, mixed, "--skip-bad").code == 0
+    stored = read_model(run).calibration
+    assert stored is not None
+    assert stored.fitted_on.startswith("40 pictures of ")  # the broken one is not counted
+    # A method that learns nothing may be asked about any picture.
+    zero = ("train", shots, "--out", tmp_path / "zero", "--method", "zero-shot")
+    promptmix(*zero).works()
+    promptmix("calibrate", tmp_path / "zero", shots).works()
+
+
 def test_the_val_part_is_there_to_calibrate_on(promptmix: Promptmix, run: Path, tmp_path: Path) -> None:
     drawn(tmp_path / "parts" / "train", 1, 4)
     drawn(tmp_path / "parts" / "val", 2, 5)
@@ -198,6 +260,21 @@ def test_other_classes_keep_what_still_holds(promptmix: Promptmix, run: Path, ot
     assert left.multi_label.thresholds == tuple(after.multi_label.thresholds[place] for place in (0, 2, 3, 4))
     promptmix("predict", run, others, "--multi-label").works()
     promptmix("calibrate", run).fails(4, "the model has other classes than when", "promptmix calibrate MODEL SOURCE")
+
+
+def test_other_words_for_a_class_make_what_was_said_of_the_shots_worthless(
+    promptmix: Promptmix, run: Path, shots: Path, others: Path
+) -> None:
+    described = promptmix("classes", "rename", run, "cat", "cat", "--synonym", "kitten")
+    assert described.code == 0
+    assert "are gone; promptmix calibrate fits them anew" in described.err
+    promptmix("calibrate", run).fails(4, "or other words for them", "promptmix calibrate MODEL SOURCE")
+    train = ("train", shots, "--test", others, "--out", run, "--method", "tip-adapter", "--resume", "--calibrate")
+    resumed = promptmix(*train)
+    assert resumed.code == 4 and "has other classes by now" in resumed.err
+    promptmix("calibrate", run, others, "--label-sets", "0.8").works()
+    stored = read_model(run).calibration
+    assert stored is not None and not stored.classes_changed
 
 
 def test_a_finished_run_is_calibrated_when_it_is_resumed(promptmix: Promptmix, shots: Path, tmp_path: Path) -> None:

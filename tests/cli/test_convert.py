@@ -170,6 +170,8 @@ def changed(saved: dict[str, Any], **tensors: Any) -> dict[str, Any]:
         ({"ctx": torch.ones(99, 128)}, "at most 64 tokens"),
         ({"ctx": torch.ones(4, 128, dtype=torch.int64)}, "of int64"),
         ({"ctx": torch.full((4, 128), torch.nan)}, "ctx has numbers that are not finite"),
+        ({"ctx": torch.full((4, 128), 1e300, dtype=torch.float64)}, "ctx has numbers that are not finite"),
+        ({"ctx": torch.full((4, 128), 3e38)}, "ctx has numbers so large that the text tower gives none that are finite"),
         ({"meta_net__linear1__weight": torch.ones(2)}, "is of CoCoOp (it has meta_net.linear1.weight); only CoOp's"),
         ({"compound_prompts_text__0": torch.ones(2)}, "is of MaPLe"),
         ({"text_encoder__VPT_shallow": torch.ones(2)}, "such as MaPLe or PromptSRC"),

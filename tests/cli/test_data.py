@@ -261,7 +261,7 @@ def test_a_split_and_the_source_as_it_is_now(promptmix: Promptmix, copied: Path,
     write(rows)  # one more now
     done = trained("more")
     done.works()
-    assert f"note: 1 pictures of {table} are not in the split" in done.out
+    assert "note: 1 pictures of the source are not in the split" in done.out
     write({**rows, pictures[-1]: "cat"})
     trained("relabelled").fails(4, f"{pictures[-1]} is 'cat' in {table} but 'skull' in {split}; make a new split")
     write(dict(list(rows.items())[:-1]))

@@ -170,6 +170,12 @@ def test_a_worker_that_cannot_do_its_block_says_so(
         assert told["kind"] == ["DataError"]
         assert "must lie on storage that all machines share" in told["problem"][0]
     assert not (tmp_path / "elsewhere").exists()
+    # A worker that starts late finds another model than the job was started with.
+    other = Path(shutil.copytree(trained, tmp_path / "other"))
+    promptmix("classes", "add", other, "owl").works()
+    told = _Worker(dataclasses.replace(setup, model=other))({"number": np.array([0])})
+    assert told["kind"] == ["CheckpointError"]
+    assert "was changed while the job was under way" in told["problem"][0]
 
 
 @pytest.mark.usefixtures("cluster")

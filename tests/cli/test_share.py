@@ -130,8 +130,8 @@ def test_the_card_of_a_run_follows_its_classes(promptmix: Promptmix, trained: Pa
     assert "Measured on 18 pictures: from the source that it learnt from, drawn at random and held out" in before
     assert "\nlicense: apache-2.0\n" in before and "model-index" in before
     promptmix("classes", "add", tmp_path / "run", "horse").works()
-    assert "not measured: `horse`." in path.read_text(encoding="utf-8")
+    assert "not measured since: `horse`." in path.read_text(encoding="utf-8")
     promptmix("classes", "rename", tmp_path / "run", "horse", "red <b>fox</b>").works()
-    assert "not measured: `red <b>fox</b>`." in path.read_text(encoding="utf-8")
+    assert "not measured since: `red <b>fox</b>`." in path.read_text(encoding="utf-8")
     promptmix("classes", "remove", tmp_path / "run", "red <b>fox</b>").works()
     assert path.read_text(encoding="utf-8") == before

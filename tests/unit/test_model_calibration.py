@@ -92,6 +92,26 @@ def test_a_calibration_that_does_not_fit_is_refused(folder: Path, change: dict[s
         read_model(folder)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        '"cat"',
+        "3",
+        "no JSON",
+        '{"cat": 1, "red_fox": 2, "owl": 3}',
+        '["cat", 1, "owl"]',
+        '["cat", "Cat", "owl"]',
+        '["cat", "", "owl"]',
+        '["cat", "a\\u0000b", "owl"]',
+        "[" * 100_000,
+    ],
+)
+def test_class_names_that_are_none_are_refused(folder: Path, names: str) -> None:
+    rewritten(folder, {"class_names": names}, forged=True)
+    with pytest.raises(CheckpointError, match="no class names that can be used"):
+        read_model(folder)
+
+
 def test_a_thousand_classes_fit_into_the_header(tmp_path: Path) -> None:
     names = tuple(f"class {number}" for number in range(1000))
     rule = RULES["multi_label"].model_copy(update={"thresholds": tuple(number / 1000 for number in range(1000))})

@@ -20,6 +20,7 @@ from scipy.stats import binomtest
 
 from promptmix.cards.content import model_card, wilson_interval, without_places
 from promptmix.cards.owner import renewed_card
+from promptmix.data.class_words import ClassWords
 from promptmix.model_folder import SavedModel, read_config, remove_model, write_classes, write_model
 from promptmix.nn.calibration import AbstainRule, Calibration, LabelSetRule, Reliability
 from promptmix.nn.classifier import Classifier
@@ -146,7 +147,13 @@ def test_a_calibration_and_the_bundled_backbone_are_told(tmp_path: Path) -> None
     write_model(tmp_path / "model", dataclasses.replace(model(), calibration=calibration(), backbone_name="bundled"))
     text = card(tmp_path / "model")
     assert "calibrated on 48 left-out training pictures: temperature 1.5" in text
-    assert "Below a probability of 0.625 it says `none of these`, for a precision of 95 %." in text
+    assert "Below a probability of 0.625 it says `none of these`, for a precision of 95 % with 90 % confidence." in text
+    assert "Fitted on 48 pictures; what is promised here holds nearly, and not by proof." in text
+    assert "with other classes" not in text
+    proved = calibration().model_copy(update={"num_rule_pictures": 30, "held_apart": True})
+    assert "Fitted on 30 pictures; what is promised here holds for new pictures" in model_card(
+        read_config(tmp_path / "model"), model().class_names, proved
+    )
     assert "pictograms and emoji, not photographs" in text
     assert "whatever is on the picture" not in text and "alice" not in text
 
@@ -209,7 +216,7 @@ def test_the_card_follows_classes_and_calibration(folder: Path) -> None:
     write_classes(folder, dataclasses.replace(model(("cat", "dog")), trained_class_names=model().class_names))
     text = card(folder)
     assert "# mocoop: 2 classes" in text and "red_fox" not in text
-    assert "Known by name alone, without a training picture, and not measured: `dog`." in text
+    assert "Added, renamed or described after its training, and not measured since: `dog`." in text
     assert "measured with its training classes; the classes have changed since" in text
     assert "model-index" not in head(folder)
     write_classes(folder, dataclasses.replace(model(), calibration=calibration()))
@@ -217,6 +224,22 @@ def test_the_card_follows_classes_and_calibration(folder: Path) -> None:
     write_classes(folder, model())
     fresh = model_card(read_config(folder), model().class_names)
     assert card(folder) == fresh  # by whatever way it went
+
+
+def test_a_class_with_other_words_is_another_class_than_was_measured(folder: Path) -> None:
+    words = {"cat": ClassWords(name="cat", synonyms=("house cat",))}
+    write_classes(folder, dataclasses.replace(model(), class_words=words))
+    text = card(folder)
+    assert "model-index" not in head(folder)
+    assert "the classes have changed since" in text
+    assert "Added, renamed or described after its training, and not measured since: `cat`." in text
+
+
+def test_a_calibration_that_was_fitted_for_other_classes_says_so(folder: Path) -> None:
+    kept = calibration().with_classes([0, None, 2])
+    write_classes(folder, dataclasses.replace(model(), calibration=kept))
+    assert "That was so with other classes; the classes have changed since." in card(folder)
+    assert "Fitted on" not in card(folder)  # no rule is left
 
 
 def test_what_the_owner_wrote_stays(folder: Path) -> None:

@@ -118,12 +118,27 @@ def test_a_model_that_fails_half_way_leaves_the_old_one(folder: Path, step: str,
 
 def test_classes_are_changed_in_one_file_and_told_in_the_card(folder: Path) -> None:
     before = files(folder)
-    changed = model(class_names=("cat", "owl"))
+    changed = dataclasses.replace(model(class_names=("cat", "owl")), learnt=model().learnt)
     write_classes(folder, changed)
     after = files(folder)
     assert {name for name in FILES if after[name] != before[name]} == {"class_features.safetensors", "README.md"}
     assert read_model(folder).class_names == ("cat", "owl")
     assert read_model(folder).trained_class_names == model().trained_class_names
+
+
+def test_classes_of_a_model_that_was_replaced_meanwhile_are_not_written(folder: Path) -> None:
+    before = read_model(folder)
+    write_model(folder, model(seed=1), overwrite=True)
+    with pytest.raises(CheckpointError, match="replaced by another model meanwhile"):
+        write_classes(folder, before)
+    assert same(read_model(folder), model(seed=1))
+
+
+@pytest.mark.parametrize("experts", [("a {}.",), ("a {}.", "many {}.", "one {}.")])
+def test_every_expert_has_a_name(experts: tuple[str, ...], tmp_path: Path) -> None:
+    write_model(tmp_path / "model", dataclasses.replace(model(), expert_names=experts))
+    with pytest.raises(CheckpointError, match=rf"has 2 experts but .*config\.json names {len(experts)}"):
+        read_model(tmp_path / "model")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "class_features.safetensors"])

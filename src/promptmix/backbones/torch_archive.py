@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ __all__ = ["is_torchscript", "read_torch_archive"]
 
 _LARGEST_PROGRAM = 16 << 20  # bytes of data.pkl; that of the largest CLIP is below one megabyte
 _DEEPEST = 64  # modules inside modules
+_MOST_DIMENSIONS = 64  # as torch itself has it
+# Of all numbers that are read or copied, as times the file's size: its entries may overlap, and many tensors may turn over the same numbers.
+_MOST_TIMES = 4
 _STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -77,7 +81,8 @@ def read_torch_archive(path: Path, allowed: Callable[[str, str], bool] | None = 
             _check_byte_order(archive, root, path)
             tensors: dict[str, Tensor] = {}
             _collect(_Machine(archive, root, path, allowed).run(_content(archive, names[0], path)), "", tensors, 0, path, set())
-    except (zipfile.BadZipFile, OSError, EOFError) as problem:
+    # The library has errors of all these kinds for archives that no torch has written.
+    except (zipfile.BadZipFile, OSError, EOFError, struct.error, NotImplementedError, ValueError) as problem:
         raise BackboneError(
             f"{path} is no zip archive of weights, or is damaged ({problem}); files from before torch 1.6 must be saved again"
         ) from problem
@@ -115,6 +120,7 @@ class _Machine:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self._storages: dict[str, Tensor] = {}
+        self._bytes_left = _MOST_TIMES * path.stat().st_size
 
     def run(self, program: bytes) -> Any:
         try:
@@ -191,9 +197,12 @@ class _Machine:
                 raise BackboneError(f"{self._path}: data.pkl uses {name}, which no table of weights needs")
 
     def _named(self, module: Any, name: Any) -> _Global:
-        if self._allowed is not None and not self._allowed(str(module), str(name)):
+        # What a program puts together may be so deep that writing it down, or hashing it, never ends.
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise BackboneError(f"{self._path}: data.pkl names a function by what is no text")
+        if self._allowed is not None and not self._allowed(module, name):
             raise BackboneError(
-                f"{self._path}: data.pkl names {str(module)[:80]}.{str(name)[:80]}, which no table of weights needs; nothing of it was run"
+                f"{self._path}: data.pkl names {module[:80]}.{name[:80]}, which no table of weights needs; nothing of it was run"
             )
         return _Global(module, name)
 
@@ -232,21 +241,35 @@ class _Machine:
         what, kind, name, _, count = key
         if what != "storage" or not isinstance(kind, _Global) or kind.name not in _STORAGES:
             raise BackboneError(f"{self._path}: data.pkl names a storage of an unknown kind")
+        if not isinstance(name, str) or not isinstance(count, int):
+            raise BackboneError(f"{self._path}: data.pkl names a storage by what is no text and no number")
         if name not in self._storages:
             entry = self._archive.getinfo(f"{self._root}data/{name}")
             dtype = _STORAGES[kind.name]
             if entry.file_size != count * dtype.itemsize:
                 raise BackboneError(f"{self._path}: {entry.filename} has {entry.file_size} bytes instead of {count} x {dtype}")
+            self._take(entry.file_size)
             numbers = bytearray(_content(self._archive, entry.filename, self._path))
             self._storages[name] = torch.frombuffer(numbers, dtype=dtype) if numbers else torch.empty(0, dtype=dtype)
         return self._storages[name]
 
+    def _take(self, number: int) -> None:
+        self._bytes_left -= number
+        if self._bytes_left < 0:
+            raise BackboneError(f"{self._path} holds more numbers than its size has room for; no table of weights does")
+
     def _tensor(self, storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+        numbers: tuple[Any, ...] = (offset, *size, *stride)
+        if len(size) > _MOST_DIMENSIONS or not all(isinstance(one, int) and one.bit_length() < 63 for one in numbers):
+            raise BackboneError(f"{self._path} is damaged: a tensor has no shape that torch could have written")
         count = math.prod(size)
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) if count else 0
         if min((offset, *size, *stride), default=0) < 0 or count > storage.numel() or last >= max(1, storage.numel()):
             raise BackboneError(f"{self._path} is damaged: a tensor of shape {tuple(size)} does not fit its storage")
-        return storage.as_strided(size, stride, offset).contiguous()
+        tensor = storage.as_strided(size, stride, offset)
+        if not tensor.is_contiguous():
+            self._take(count * storage.element_size())
+        return tensor.contiguous()
 
 
 def _collect(value: Any, prefix: str, tensors: dict[str, Tensor], depth: int, path: Path, visited: set[int]) -> None:

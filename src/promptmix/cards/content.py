@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -82,7 +82,11 @@ class _Training(BaseModel):
 
 
 def model_card(
-    config: Mapping[str, Any], class_names: Sequence[str], calibration: Calibration | None = None, place: str | None = None
+    config: Mapping[str, Any],
+    class_names: Sequence[str],
+    calibration: Calibration | None = None,
+    place: str | None = None,
+    worded: Collection[str] = (),
 ) -> str:
     """The card of a model, as it is before anyone writes into it.
 
@@ -90,8 +94,13 @@ def model_card(
         config: what the model's ``config.json`` holds.
         class_names: the classes it tells apart now.
         place: its name on the hub; None: it lies in a folder.
+        worded: classes that were given synonyms or a description, so that they are not as they were when it was measured.
     """
-    return with_head(_head(config, class_names), f"\n{_block(config, class_names, calibration, place)}\n")
+    trained = set(config["trained_class_names"])
+    others = [name for name in class_names if name not in trained or name in worded]
+    is_as_measured = not others and list(class_names) == config["trained_class_names"]
+    head = _head(config, is_as_measured)
+    return with_head(head, f"\n{_block(config, class_names, others, is_as_measured, calibration, place)}\n")
 
 
 def public_backbone_name(name: str) -> str:
@@ -114,7 +123,7 @@ def without_places(text: str) -> str:
     return _PLACE.sub("(local files)", text)
 
 
-def _head(config: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+def _head(config: Mapping[str, Any], is_as_measured: bool) -> dict[str, Any]:
     method = config["method"]
     licence, base = _Training.of(config).backbone_licence, _base_model(config["backbone"]["name"])
     head: dict[str, Any] = {
@@ -126,17 +135,17 @@ def _head(config: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, An
     if base is not None:
         head |= {"base_model": base, "base_model_relation": "adapter"}
     head["tags"] = list(dict.fromkeys(["promptmix", "prompt-learning", "few-shot-learning", "clip", method]))
-    results = _results(config, class_names)
+    results = _results(config) if is_as_measured else None
     if results is not None:
         head["model-index"] = [results]
     return head
 
 
-def _results(config: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any] | None:
-    """The accuracy in the hub's form; None where there is none that says how good the model is with the classes it has."""
+def _results(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The accuracy in the hub's form; None where there is none that says how good the model is."""
     training = _Training.of(config)
     metrics, how = training.metrics, training.measured_how
-    if how in (None, ON_TRAINING_PICTURES) or metrics is None or list(class_names) != config["trained_class_names"]:
+    if how in (None, ON_TRAINING_PICTURES) or metrics is None:
         return None
     values = [
         {"type": "accuracy", "name": "top-1 accuracy", "value": metrics.accuracy},
@@ -147,7 +156,14 @@ def _results(config: Mapping[str, Any], class_names: Sequence[str]) -> dict[str,
     return {"name": f"promptmix {config['method']}", "results": [{"task": task, "dataset": described, "metrics": values}]}
 
 
-def _block(config: Mapping[str, Any], class_names: Sequence[str], calibration: Calibration | None, place: str | None) -> str:
+def _block(
+    config: Mapping[str, Any],
+    class_names: Sequence[str],
+    others: Sequence[str],
+    is_as_measured: bool,
+    calibration: Calibration | None,
+    place: str | None,
+) -> str:
     backbone, training = config["backbone"], _Training.of(config)
     licence = training.backbone_licence
     where = "comes with promptmix" if backbone["name"] == "bundled" else "is not in this folder"
@@ -162,9 +178,9 @@ def _block(config: Mapping[str, Any], class_names: Sequence[str], calibration: C
         ],
         _prompts(config["options"]),
         _data(training, len(config["trained_class_names"])),
-        _metrics(training, list(class_names) != config["trained_class_names"]),
+        _metrics(training, not is_as_measured),
         [] if calibration is None else _calibration(calibration),
-        _limits(config, class_names, calibration),
+        _limits(config, others, calibration),
         _use(place),
     ]
     return "\n".join([BEGIN, *("\n".join([*part, ""]) for part in parts if part), END])
@@ -240,18 +256,25 @@ def _calibration(calibration: Calibration) -> list[str]:
         f"Probabilities are calibrated on {calibration.num_pictures:,} {on}: temperature {calibration.temperature:.3g},"
         f" expected calibration error {100 * before:.1f} % before and {100 * after:.1f} % after, on these same pictures."
     ]
+    if calibration.classes_changed:
+        lines.append("**That was so with other classes; the classes have changed since.**")
     if (rule := calibration.abstain) is not None:
+        sure = "" if rule.confidence is None else f" with {100 * rule.confidence:g} % confidence"
         lines.append(
-            f"- Below a probability of {rule.minimum_probability:.3f} it says `none of these`, for a {rule.target} of {100 * rule.wanted:g} %."
+            f"- Below a probability of {rule.minimum_probability:.3f} it says `none of these`, for a {rule.target} of"
+            f" {100 * rule.wanted:g} %{sure}."
         )
     if (sets := calibration.label_sets) is not None:
         lines.append(f"- Label sets are to hold the true class for {100 * sets.coverage:g} % of the pictures.")
+    if calibration.abstain is not None or calibration.label_sets is not None:
+        holds = "for new pictures that are like these" if calibration.held_apart else "nearly, and not by proof"
+        lines.append(f"- Fitted on {calibration.num_rule_pictures:,} pictures; what is promised here holds {holds}.")
     if calibration.multi_label is not None:
         lines.append("- Each class has a threshold of its own, for several labels on a picture.")
     return ["## Calibration", "", *lines]
 
 
-def _limits(config: Mapping[str, Any], class_names: Sequence[str], calibration: Calibration | None) -> list[str]:
+def _limits(config: Mapping[str, Any], others: Sequence[str], calibration: Calibration | None) -> list[str]:
     lines = []
     if config["backbone"]["name"] == "bundled":
         lines.append(
@@ -261,10 +284,8 @@ def _limits(config: Mapping[str, Any], class_names: Sequence[str], calibration: 
         lines.append("- It names one of its classes whatever is on the picture, also where none of them is.")
     if calibration is None:
         lines.append("- Its probabilities are not calibrated: do not read them as how often it is right.")
-    trained = set(config["trained_class_names"])
-    added = [name for name in class_names if name not in trained]
-    if added:
-        lines.append(f"- Known by name alone, without a training picture, and not measured: {_names(added)}.")
+    if others:
+        lines.append(f"- Added, renamed or described after its training, and not measured since: {_names(others)}.")
     lines.append("- What was measured holds for pictures like the measured ones; measure it on your own before you rely on it.")
     lines.append("- What the backbone's own training data got wrong, about people above all, is in this model too.")
     return ["## Limits", "", *lines]

@@ -11,7 +11,9 @@ from promptmix.backbones.base import Backbone
 from promptmix.cli.output import percent, progress, tell_shares
 from promptmix.data.read import Columns, part_to_measure, read_parts
 from promptmix.data.records import LabelledPictures
-from promptmix.errors import ConfigError, DataError
+from promptmix.data.splits import in_part
+from promptmix.distributed.group import broadcast_json, is_first
+from promptmix.errors import ConfigError, DataError, printable
 from promptmix.evaluation.answers import MeasuredAnswers, measure_answers
 from promptmix.evaluation.calibration import fit_calibration, reliability_of
 from promptmix.evaluation.metrics import Metrics
@@ -19,6 +21,7 @@ from promptmix.evaluation.targets import Wanted
 from promptmix.features.cache import FeatureCache
 from promptmix.inference.labelled import logits_of_labelled
 from promptmix.inference.predictor import Predictor, backbone_of, needs_text
+from promptmix.methods.registry import method_class
 from promptmix.model_folder import SavedModel, model_path, read_model, write_classes
 from promptmix.nn.calibration import Calibration
 from promptmix.runtime import numpy_generator, write_json
@@ -65,22 +68,26 @@ def calibrate(
         return
     if source is None:
         fitted = read_left_out(run_folder / LEFT_OUT, model)
+        shown = fitted
         calibration = fitted.calibration(wanted)
     else:
         columns = Columns(image=image_column, label=label_column)
         parts = read_parts(source, class_names=model.class_names, columns=columns, classes_file=classes)
         # The val part is there to choose on, and the test part to be measured on afterwards.
         chosen = part_to_measure(parts, "val" if part is None and "val" in parts else part, source)
-        described = f"{len(parts[chosen])} pictures of {source}" + ("" if len(parts) == 1 else f", {chosen} part")
+        pictures = LabelledPictures.of(parts[chosen], chosen)
+        if is_run and (run_folder / "split.json").is_file():
+            _refuse_learnt_from(run_folder / "split.json", model, pictures, source)
         store = FeatureCache() if cache else None
         loaded = backbone_of(model, backbone, with_text=needs_text(model), device=device, precision=precision)
-        pictures = LabelledPictures.of(parts[chosen], described)
         fitted = _said_of(model, pictures, loaded, store, skip_bad)
-        rules_on, how = None, ""
+        described = f"{len(fitted.labels)} pictures of {source}" + ("" if len(parts) == 1 else f", {chosen} part")
+        rules_on, how, shown = None, "", fitted
         if wanted.abstain is not None or wanted.label_sets is not None:
             # A temperature chosen on the same pictures would make their probabilities unlike those of any others.
             rules_on = numpy_generator(seed, "calibration pictures for the rules").permutation(len(fitted.labels)) % 2 == 1
             how = ": the temperature on one half, what is answered and label sets on the other"
+            shown = dataclasses.replace(fitted, logits=fitted.logits[~rules_on], labels=fitted.labels[~rules_on])
         calibration = fit_calibration(
             fitted.logits,
             fitted.labels,
@@ -92,7 +99,7 @@ def calibrate(
         )
     write_classes(place, dataclasses.replace(model, calibration=calibration))
     if is_run:
-        _write_record(run_folder, calibration, fitted, None)
+        _write_record(run_folder, calibration, shown, None)
     if json_output:
         print(json.dumps({"calibration": calibration.model_dump(mode="json")}))
         return
@@ -110,31 +117,36 @@ def calibrate_run(
     cache: FeatureCache | None,
     more_class_names: tuple[str, ...],
     on_progress: Progress,
-) -> tuple[Calibration, MeasuredAnswers | None]:
-    """Calibrate the model of a finished run on its left-out shots, and measure that on its test pictures."""
-    if model.class_names != training.class_names:
+) -> tuple[Calibration, MeasuredAnswers | None] | None:
+    """Calibrate the model of a finished run on its left-out shots, and measure that on its test pictures.
+
+    Several ranks call this alike; the first alone looks into the run folder, writes there, and gets the calibration.
+    """
+    if model.class_names != training.class_names or model.class_words:
         raise DataError(
             f"the model in {out} has other classes by now; calibrate it on labelled pictures of them: promptmix calibrate"
         )
     backbone = backbone_of(model, config.backbone, device=config.device, precision=config.precision)
-    if (out / LEFT_OUT).is_file():
-        left_out = read_left_out(out / LEFT_OUT, model)
+    left_out: LeftOut | None = None
+    if broadcast_json(is_first() and (out / LEFT_OUT).is_file()):
+        left_out = read_left_out(out / LEFT_OUT, model) if is_first() else None
     else:
         left_out = cross_fit(
             config, training, model, backbone=backbone, cache=cache, more_class_names=more_class_names, on_progress=on_progress
         )
-        # First of all, so that another threshold can be asked for where this one cannot be had.
-        write_left_out(out / LEFT_OUT, left_out, model)
+        if is_first():
+            # First of all, so that another threshold can be asked for where this one cannot be had.
+            write_left_out(out / LEFT_OUT, left_out, model)
     try:
-        calibration = left_out.calibration(wanted)
+        calibration = None if left_out is None else left_out.calibration(wanted)
     except (ConfigError, DataError) as problem:
         raise type(problem)(
             f"{problem}. The model is trained, but not calibrated: promptmix calibrate {out} does it"
         ) from problem
-    measured = None
-    if test is not None:
-        said = _said_of(model, test, backbone, cache, config.skip_bad)
-        measured = measure_answers(said.logits, said.labels, model.class_names, calibration)
+    said = None if test is None else _said_of(model, test, backbone, cache, config.skip_bad)  # each rank reads its share
+    if left_out is None or calibration is None or not is_first():
+        return None
+    measured = None if said is None else measure_answers(said.logits, said.labels, model.class_names, calibration)
     write_classes(out / "model", dataclasses.replace(model, calibration=calibration))
     _write_record(out, calibration, left_out, measured)
     return calibration, measured
@@ -162,14 +174,27 @@ def tell(calibration: Calibration, measured: MeasuredAnswers | None = None) -> N
             f" time: {sets.mean_size:.2f} classes in a set"
         )
     if (rule is not None or sets is not None) and not calibration.held_apart:
+        how = ", left out in turn" if calibration.cross_fitted else ""
         print(
-            "note: fitted on the shots, left out in turn: what is promised of new pictures holds nearly, not by proof (docs/calibration.md)"
+            f"note: fitted on the shots{how}: what is promised of new pictures holds nearly, not by proof (docs/calibration.md)"
         )
     if measured is None:
         return
     errors = [percent(metrics.expected_calibration_error) for metrics in (measured.before, measured.after)]
     print(f"on the {measured.after.num_pictures} test pictures: calibration error {errors[0]} before, {errors[1]} after")
     tell_shares(measured.shares())
+
+
+def _refuse_learnt_from(split: Path, model: SavedModel, pictures: LabelledPictures, source: str) -> None:
+    """Raise where the run has learnt from some of these pictures: what its model says of them tells nothing of others."""
+    if method_class(model.method).learns == "nothing":
+        return
+    known = in_part(split, "train", pictures.pictures)
+    if known:
+        raise DataError(
+            f"the model has learnt from {len(known)} of the {len(pictures.pictures)} pictures of {source}, such as {printable(known[0])}: its"
+            " probabilities for these say nothing of others; give other pictures, or train with --calibrate"
+        )
 
 
 def _said_of(

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 from promptmix.config import parse_config
 from promptmix.data.class_words import ClassWords
 from promptmix.inference.open_classes import add_worded_classes, rename_class
 from promptmix.inference.predictor import backbone_of, remove_classes
-from promptmix.model_folder import SavedModel, model_path, read_model, write_classes
+from promptmix.model_folder import model_path, read_model, write_classes
 from promptmix.model_hub import stored_model
-
-logger = logging.getLogger(__name__)
 
 
 def list_classes(folder: Path, json_output: bool) -> None:
@@ -26,7 +23,6 @@ def add(folder: Path, names: list[str], synonyms: list[str], description: str | 
     words = [_words(name, synonyms, description) for name in names]
     added = add_worded_classes(model, words, backbone_of(model, backbone))
     write_classes(model_path(folder), added)
-    _tell_of_rules(model, added)
     print(
         f"{len(added.class_names)} classes now, nothing was retrained: {', '.join(added.class_names[len(model.class_names) :])} added"
     )
@@ -37,7 +33,6 @@ def rename(folder: Path, old: str, new: str, synonyms: list[str], description: s
     by_name = model.classifier is None or model.classifier.class_bias is None
     renamed = rename_class(model, old, _words(new, synonyms, description), backbone_of(model, backbone) if by_name else None)
     write_classes(model_path(folder), renamed)
-    _tell_of_rules(model, renamed)
     print(f"{len(renamed.class_names)} classes, nothing was retrained: {old} is now {new}")
 
 
@@ -49,20 +44,4 @@ def remove(folder: Path, names: list[str]) -> None:
     model = read_model(folder)
     left = remove_classes(model, names)
     write_classes(model_path(folder), left)
-    _tell_of_rules(model, left)
     print(f"{len(left.class_names)} classes now")
-
-
-def _tell_of_rules(before: SavedModel, after: SavedModel) -> None:
-    """Say which rules of the calibration are gone with the classes that they were fitted for."""
-    if before.calibration is None or after.calibration is None:
-        return
-    gone = [
-        what
-        for what, rule in (("'none of these'", before.calibration.abstain), ("label sets", before.calibration.label_sets))
-        if rule is not None
-    ]
-    if gone:
-        logger.warning(
-            "%s held for the classes as they were, and are gone; promptmix calibrate fits them anew", " and ".join(gone)
-        )

@@ -289,6 +289,7 @@ def predict(
             image_column=image_column,
             file_format=file_format,
             top=top,
+            multi_label=multi_label,
             rows_per_file=rows_per_file,
             shard=shard,
             engine=engine or "local",

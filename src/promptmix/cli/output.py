@@ -6,10 +6,19 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from promptmix.errors import ConfigError, did_you_mean
+from promptmix.nn.calibration import Calibration
 
-__all__ = ["percent", "progress", "refuse_options_of_folders", "refuse_unknown_engine", "tell_shares"]
+__all__ = [
+    "percent",
+    "progress",
+    "refuse_missing_thresholds",
+    "refuse_options_of_folders",
+    "refuse_unknown_engine",
+    "tell_shares",
+]
 
 _ENGINES = ("local", "ray")
 
@@ -50,6 +59,16 @@ def refuse_unknown_engine(name: str) -> None:
     """
     if name not in _ENGINES:
         raise ConfigError(f"unknown engine {name!r}{did_you_mean(name, _ENGINES)}")
+
+
+def refuse_missing_thresholds(model: Path, calibration: Calibration | None) -> None:
+    """Raise unless a model can say of each class by itself whether it is on a picture.
+
+    Raises:
+        ConfigError: it has no thresholds for that.
+    """
+    if calibration is None or calibration.multi_label is None:
+        raise ConfigError(f"{model} has no thresholds for --multi-label; promptmix calibrate {model} fits some")
 
 
 def refuse_options_of_folders(backbone: str | None, device: str, precision: str) -> None:

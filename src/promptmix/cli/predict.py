@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptmix.cli.output import percent, progress, refuse_options_of_folders
+from promptmix.cli.output import percent, progress, refuse_missing_thresholds, refuse_options_of_folders
 from promptmix.data.read import Columns, list_any_pictures
-from promptmix.errors import ConfigError, DataError, printable
+from promptmix.errors import DataError, printable
 from promptmix.evaluation.predictions import Prediction
 from promptmix.features.cache import FeatureCache
 from promptmix.inference.exported import is_exported
@@ -53,8 +53,8 @@ def predict(
         features = FeatureCache() if cache else None
         predictor = Predictor.from_folder(folder, backbone=backbone, device=device, precision=precision, cache=features)
         calibration = predictor.model.calibration
-    if multi_label and (calibration is None or calibration.multi_label is None):
-        raise ConfigError(f"{folder} has no thresholds for --multi-label; promptmix calibrate {folder} fits some")
+    if multi_label:
+        refuse_missing_thresholds(folder, calibration)
     out = sys.stdout
     write = _writer(csv_output, json_output, multi_label, calibration)
     unread: list[tuple[str, str]] = []  # told only once a picture was predicted: where none is, one error says it all

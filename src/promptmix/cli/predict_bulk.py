@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 import typer
 
-from promptmix.cli.output import progress, refuse_unknown_engine
+from promptmix.cli.output import progress, refuse_missing_thresholds, refuse_unknown_engine
 from promptmix.data.read import Columns, iter_any_pictures, state_of_sources
 from promptmix.errors import ConfigError, InterruptedRun, did_you_mean
 from promptmix.features.cache import FeatureCache
 from promptmix.inference.bulk import BulkSummary, Shard, run_here
-from promptmix.inference.bulk_job import BulkJob, model_key, start_job
+from promptmix.inference.bulk_job import BulkJob, model_key, refuse_changed_model, start_job
 from promptmix.inference.bulk_parts import FileFormat, refuse_missing_writer
 from promptmix.inference.predictor import Predictor
 from promptmix.model_folder import read_model
@@ -37,6 +37,7 @@ def predict_bulk(
     image_column: str | None,
     file_format: str | None,
     top: int,
+    multi_label: bool,
     rows_per_file: int | None,
     shard: str | None,
     engine: str,
@@ -61,7 +62,9 @@ def predict_bulk(
         )
     refuse_missing_writer(written_as)
     model = stored_model(model)
-    read_model(model)
+    calibration = read_model(model).calibration
+    if multi_label:
+        refuse_missing_thresholds(model, calibration)
     job = BulkJob(
         model=model_key(model),
         precision=precision,
@@ -71,6 +74,7 @@ def predict_bulk(
         file_format=written_as,
         top=top,
         rows_per_file=rows_per_file or ROWS_PER_FILE,
+        multi_label=multi_label,
     )
     listed = iter_any_pictures(sources, Columns(image=image_column))
     # A source that is misspelt is told of before there is a job.
@@ -101,6 +105,7 @@ def predict_bulk(
                 )
             else:
                 predictor = Predictor.from_folder(model, backbone=backbone, device=device, precision=precision, cache=features)
+                refuse_changed_model(model, job)
                 start_job(out, job, overwrite=overwrite)
                 summary = run_here(job, out, pictures, predictor, shard=own, on_progress=report)
     except KeyboardInterrupt as problem:

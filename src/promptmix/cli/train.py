@@ -90,7 +90,7 @@ def train(
         parts_there = _parts_of(split_file, parts_there, source)
         unused = every - sum(map(len, parts_there.values()))
         if unused:
-            notes.append(f"{unused} pictures of {printable(source)} are not in the split")
+            notes.append(f"{unused} pictures of the source are not in the split")
     if "train" not in parts_there:
         raise DataError(f"{source} has no train part to learn from; it has {', '.join(parts_there)}")
     pictures = parts_there["train"]

@@ -14,12 +14,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from promptmix.data.images import StoredPicture, content_key
+from promptmix.data.images import PictureSource, StoredPicture, content_key
 from promptmix.data.records import PARTS, PictureSet, Record
 from promptmix.errors import DataError, did_you_mean
 from promptmix.runtime import short_hash, write_json
 
-__all__ = ["is_split_file", "read_split", "split_hash", "write_split"]
+__all__ = ["in_part", "is_split_file", "read_split", "split_hash", "write_split"]
 
 _Row = tuple[str, int, str]  # relative path, label, first 16 hex digits of the sha256 of the file
 
@@ -76,6 +76,23 @@ def is_split_file(path: Path) -> bool:
         return False
 
 
+def in_part(path: Path, part: str, pictures: Iterable[PictureSource]) -> list[PictureSource]:
+    """Those of some pictures that are in a part of a split, by their content, wherever they lie now. One that cannot be read is in none.
+
+    Raises:
+        DataError: the file is missing, damaged or edited.
+    """
+    there = {row[2] for name, rows in _stored(path).parts.items() if name == part for row in rows}
+
+    def is_there(picture: PictureSource) -> bool:
+        try:
+            return _file_hash(picture) in there
+        except DataError:
+            return False
+
+    return [picture for picture in pictures if is_there(picture)]
+
+
 def read_split(path: Path, root: Path, stored: Iterable[StoredPicture] = ()) -> dict[str, PictureSet]:
     """The parts of a split file, their pictures below ``root``; every picture is read and compared with its hash.
 
@@ -86,20 +103,8 @@ def read_split(path: Path, root: Path, stored: Iterable[StoredPicture] = ()) -> 
     Raises:
         DataError: the file is missing, damaged or edited, a path leads out of ``root``, or a picture is missing or changed.
     """
-    try:
-        text = path.read_bytes()
-    except OSError as problem:
-        raise DataError(f"split file {path} cannot be read: {problem.strerror}; check the path") from problem
-    try:
-        split = _SplitFile.model_validate_json(text)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise DataError(f"{path} is not a split file of version 1: {where}: {first['msg']}; make it anew") from problem
+    split = _stored(path)
     rows: dict[str, list[_Row]] = {name: split.parts[name] for name in PARTS if name in split.parts}
-    _check_rows(rows, path)
-    if _hash(split.class_names, rows) != split.split_hash:
-        raise DataError(f"{path} was changed after it was written: its split_hash does not fit; make it anew")
     pictures: dict[str, Path | StoredPicture] = {picture.name: picture for picture in stored}
     # In the order in which they lie in their files: jumping from one row group of a table to another unpacks each again and again.
     places = {name: place for place, name in enumerate(pictures)}
@@ -123,7 +128,26 @@ def read_split(path: Path, root: Path, stored: Iterable[StoredPicture] = ()) -> 
     }
 
 
-def _file_hash(picture: Path | StoredPicture) -> str:
+def _stored(path: Path) -> _SplitFile:
+    """What a split file says, as it was written."""
+    try:
+        text = path.read_bytes()
+    except OSError as problem:
+        raise DataError(f"split file {path} cannot be read: {problem.strerror}; check the path") from problem
+    try:
+        split = _SplitFile.model_validate_json(text)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise DataError(f"{path} is not a split file of version 1: {where}: {first['msg']}; make it anew") from problem
+    rows: dict[str, list[_Row]] = {name: split.parts[name] for name in PARTS if name in split.parts}
+    _check_rows(rows, path)
+    if _hash(split.class_names, rows) != split.split_hash:
+        raise DataError(f"{path} was changed after it was written: its split_hash does not fit; make it anew")
+    return split
+
+
+def _file_hash(picture: PictureSource) -> str:
     return content_key(picture).removeprefix("file:")[:16]
 
 

@@ -23,6 +23,7 @@ from promptmix.data.images import PictureSource
 from promptmix.errors import DataError
 from promptmix.inference.bulk_job import BulkJob
 from promptmix.inference.bulk_parts import (
+    PartColumns,
     bad_path,
     part_path,
     paths_in_part,
@@ -174,10 +175,18 @@ def predict_block(
     num_experts = len(model.expert_names)
     if isinstance(classifier, Classifier) and classifier.router is not None:
         num_experts = min(num_experts, classifier.router.top_k)
+    rules = model.calibration
+    columns = PartColumns(
+        top=min(job.top, len(model.class_names)),
+        num_experts=num_experts,
+        abstained=rules is not None and rules.abstain is not None,
+        label_sets=rules is not None and rules.label_sets is not None,
+        labels=job.multi_label,
+    )
     bad: list[tuple[str, str]] = []
     path = part_path(out, block.number, job.file_format)
     try:
-        with write_part(path, job.file_format, top=min(job.top, len(model.class_names)), num_experts=num_experts) as part:
+        with write_part(path, job.file_format, columns) as part:
             try:
                 # Steady, so that nothing depends on which features the cache has, if there is one.
                 for batch in predictor.iter_predict(block.pictures, top=job.top, skip_bad=True, threads=threads, steady=True):

@@ -15,7 +15,7 @@ from promptmix.inference.bulk_parts import FileFormat
 from promptmix.model_folder import model_path
 from promptmix.runtime import short_hash, write_text, writing
 
-__all__ = ["LISTS", "BulkJob", "model_key", "read_job", "start_job"]
+__all__ = ["LISTS", "BulkJob", "model_key", "read_job", "refuse_changed_model", "start_job"]
 
 _JOB = "job.json"
 _BEGUN_JOB = f".{_JOB}.*.tmp"
@@ -44,6 +44,7 @@ class BulkJob(StrictModel):
         image_column: of tables and data sets.
         top: classes a picture.
         rows_per_file: pictures of a block; those of them that cannot be read are no rows of its part.
+        multi_label: whether all classes that are on a picture are told, each judged by itself.
     """
 
     format: Literal["promptmix-bulk-prediction-1"] = "promptmix-bulk-prediction-1"
@@ -55,6 +56,7 @@ class BulkJob(StrictModel):
     file_format: FileFormat
     top: int = Field(ge=1)
     rows_per_file: int = Field(ge=1)
+    multi_label: bool = False
 
 
 def model_key(folder: Path) -> str:
@@ -68,6 +70,18 @@ def model_key(folder: Path) -> str:
         return short_hash(*(file.read_bytes() for file in files))
     except OSError as problem:
         raise CheckpointError(f"{folder} cannot be read: {problem}; give a folder that promptmix train has written") from problem
+
+
+def refuse_changed_model(folder: Path, job: BulkJob) -> None:
+    """Raise where the model that was read is no longer the one the job was started with.
+
+    Raises:
+        CheckpointError: its classes or its calibration were changed, or it was trained anew; or it cannot be read.
+    """
+    if model_key(folder) != job.model:
+        raise CheckpointError(
+            f"{folder} was changed while the job was under way; give another folder to write to, or pass --overwrite"
+        )
 
 
 def start_job(out: Path, job: BulkJob, *, overwrite: bool = False) -> None:
@@ -140,6 +154,8 @@ def _difference(there: BulkJob, job: BulkJob) -> str:
             return f"with {what} {_shown(old[name])}, not {_shown(new[name])}"
     if old["source_state"] != new["source_state"]:
         return "of the same sources, which have changed since"
+    if old["multi_label"] != new["multi_label"]:
+        return f"with{'' if old['multi_label'] else 'out'} --multi-label"
     name = next(name for name in old if old[name] != new[name])
     return f"with --{name.replace('_', '-')} {_shown(old[name])}, not {_shown(new[name])}"
 

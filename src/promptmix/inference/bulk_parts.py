@@ -1,10 +1,14 @@
 """Part files of a bulk prediction: each holds what is said of a fixed number of pictures, is written whole or not at all, and can be
 read back to see which pictures these were.
 
-    path, class, probability, margin     the picture as its source names it; the most probable class, its probability (0 to 1), and
-                                         how far it is above the second
+    path, class, probability, margin     the picture as its source names it; the answer: the most probable class, or ``none of these``
+                                         where the model had better not answer; the probability (0 to 1) of the most probable class,
+                                         and how far it is above the second
     top_classes, top_probabilities       Parquet: lists, falling.   CSV: class_1, probability_1, class_2, ...
     experts, expert_weights              the same for the experts that answered; only of models with more than one. CSV: expert_1, ...
+    abstained, label_set                 what the rules of the model's calibration say; only where it has them
+    labels, label_probabilities          the classes that are on the picture, each judged by itself; only where that was asked for.
+                                         Lists; in CSV texts with "; " between them
 
 Pictures that cannot be read stand in ``bad-00000.jsonl``, path and reason, beside the part of the same number.
 """
@@ -15,6 +19,7 @@ import contextlib
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FileFormat",
+    "PartColumns",
     "bad_path",
     "part_path",
     "paths_in_part",
@@ -40,6 +46,23 @@ __all__ = [
 FileFormat = Literal["parquet", "csv"]
 
 _MOST_CELLS = 2**18  # names and numbers of a row group, which is in memory as a whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartColumns:
+    """What a part says of each picture beside its path, class, probability and margin.
+
+    Attributes:
+        top: classes a row, at most.
+        num_experts: experts that may answer for a picture; 1: there are no columns for them.
+        abstained, label_sets, labels: whether it has the columns of these rules.
+    """
+
+    top: int
+    num_experts: int
+    abstained: bool = False
+    label_sets: bool = False
+    labels: bool = False
 
 
 def part_path(out: Path, number: int, file_format: FileFormat) -> Path:
@@ -81,12 +104,8 @@ class _Writer(Protocol):
 
 
 @contextlib.contextmanager
-def write_part(path: Path, file_format: FileFormat, *, top: int, num_experts: int) -> Iterator[_Writer]:
+def write_part(path: Path, file_format: FileFormat, columns: PartColumns) -> Iterator[_Writer]:
     """Within the block rows are written beside ``path``, which is there once the block has ended well.
-
-    Args:
-        top: classes a row, at most.
-        num_experts: experts that may answer for a picture; 1: there are no columns for them.
 
     Raises:
         DataError: the disk is full, or the folder cannot be written.
@@ -94,10 +113,10 @@ def write_part(path: Path, file_format: FileFormat, *, top: int, num_experts: in
     with atomic_path(path) as temporary:
         if file_format == "csv":
             with temporary.open("w", encoding="utf-8", newline="") as text:
-                yield _CsvWriter(text, top, num_experts)
+                yield _CsvWriter(text, columns)
         else:
             with temporary.open("wb") as file:
-                writer = _ParquetWriter(file, top, num_experts)
+                writer = _ParquetWriter(file, columns)
                 try:
                     yield writer
                 except BaseException:
@@ -109,19 +128,28 @@ def write_part(path: Path, file_format: FileFormat, *, top: int, num_experts: in
 
 
 class _CsvWriter:
-    def __init__(self, file: Any, top: int, num_experts: int) -> None:
+    def __init__(self, file: Any, columns: PartColumns) -> None:
         self._rows = csv.writer(file)
-        self._top, self._num_experts = top, num_experts if num_experts > 1 else 0
-        head = [f"{what}_{place}" for place in range(1, top + 1) for what in ("class", "probability")]
+        self._columns, self._num_experts = columns, columns.num_experts if columns.num_experts > 1 else 0
+        head = [f"{what}_{place}" for place in range(1, columns.top + 1) for what in ("class", "probability")]
         head += [f"{what}_{place}" for place in range(1, self._num_experts + 1) for what in ("expert", "weight")]
+        head += ["abstained"] * columns.abstained + ["label_set"] * columns.label_sets
+        head += ["labels", "label_probabilities"] * columns.labels
         self._rows.writerow(["path", "class", "probability", "margin", *head])
 
     def write(self, pictures: Sequence[object], predictions: Sequence[Prediction]) -> None:
         for picture, one in zip(pictures, predictions, strict=True):
-            row: list[object] = [written(picture), one.class_name, one.probability, one.margin]
-            row += _flat(one.top, self._top)
+            row: list[object] = [written(picture), one.answer, one.probability, one.margin]
+            row += _flat(one.top, self._columns.top)
             if self._num_experts:
                 row += _flat(one.experts, self._num_experts)
+            if self._columns.abstained:
+                row.append("true" if one.abstained else "false")
+            if self._columns.label_sets:
+                row.append("; ".join(one.label_set or ()))
+            if self._columns.labels:
+                labels = one.labels or ()
+                row += ["; ".join(name for name, _ in labels), "; ".join(repr(value) for _, value in labels)]
             self._rows.writerow(row)
 
 
@@ -131,19 +159,25 @@ def _flat(pairs: Sequence[tuple[str, float]], width: int) -> list[object]:
 
 
 class _ParquetWriter:
-    def __init__(self, file: Any, top: int, num_experts: int) -> None:
+    def __init__(self, file: Any, columns: PartColumns) -> None:
         import pyarrow
         from pyarrow import parquet
 
         names, numbers = pyarrow.list_(pyarrow.string()), pyarrow.list_(pyarrow.float64())
         fields = [("path", pyarrow.string()), ("class", pyarrow.string()), ("probability", pyarrow.float64())]
         fields += [("margin", pyarrow.float64()), ("top_classes", names), ("top_probabilities", numbers)]
-        if num_experts > 1:
+        if columns.num_experts > 1:
             fields += [("experts", names), ("expert_weights", numbers)]
+        if columns.abstained:
+            fields.append(("abstained", pyarrow.bool_()))
+        if columns.label_sets:
+            fields.append(("label_set", names))
+        if columns.labels:
+            fields += [("labels", names), ("label_probabilities", numbers)]
         self._schema: pyarrow.Schema = pyarrow.schema(fields)
         self._file = parquet.ParquetWriter(file, self._schema)
         # Counted in pictures, so that the same pictures make the same row groups, whatever batches they come in.
-        self._rows_at_once = max(1, _MOST_CELLS // (4 + 2 * top + 2 * num_experts))
+        self._rows_at_once = max(1, _MOST_CELLS // (4 + 2 * columns.top + 2 * columns.num_experts))
         self._paths: list[str] = []
         self._predictions: list[Prediction] = []
 
@@ -166,13 +200,17 @@ class _ParquetWriter:
         self._paths, self._predictions = self._paths[number:], self._predictions[number:]
         columns: dict[str, list[Any]] = {
             "path": paths,
-            "class": [one.class_name for one in some],
+            "class": [one.answer for one in some],
             "probability": [one.probability for one in some],
             "margin": [one.margin for one in some],
             "top_classes": [[name for name, _ in one.top] for one in some],
             "top_probabilities": [[value for _, value in one.top] for one in some],
             "experts": [[name for name, _ in one.experts] for one in some],
             "expert_weights": [[value for _, value in one.experts] for one in some],
+            "abstained": [one.abstained for one in some],
+            "label_set": [list(one.label_set or ()) for one in some],
+            "labels": [[name for name, _ in one.labels or ()] for one in some],
+            "label_probabilities": [[value for _, value in one.labels or ()] for one in some],
         }
         arrays = [pyarrow.array(columns[field.name], field.type) for field in self._schema]
         self._file.write_table(pyarrow.Table.from_arrays(arrays, schema=self._schema))

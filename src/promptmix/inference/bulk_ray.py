@@ -26,7 +26,7 @@ from promptmix.data.shards import TarPicture
 from promptmix.errors import BackboneError, CheckpointError, ConfigError, DataError, OutOfMemoryError, PromptMixError
 from promptmix.features.cache import FeatureCache
 from promptmix.inference.bulk import Block, BulkSummary, Shard, Tally, blocks_left, finish, predict_block
-from promptmix.inference.bulk_job import LISTS, BulkJob, read_job
+from promptmix.inference.bulk_job import LISTS, BulkJob, read_job, refuse_changed_model
 from promptmix.inference.predictor import Predictor
 from promptmix.runtime import write_text
 
@@ -192,9 +192,11 @@ def _predictor_of(setup: WorkerSetup) -> Predictor:
             f"a machine of the cluster does not see {setup.current / setup.out} as it is here; pictures, model and --out must lie on storage that all machines share"
         )
     cache = None if setup.cache is None else FeatureCache(setup.cache)
-    return Predictor.from_folder(
+    predictor = Predictor.from_folder(
         setup.model, backbone=setup.backbone, device=setup.device, precision=setup.job.precision, cache=cache
     )
+    refuse_changed_model(setup.model, setup.job)  # a worker may start hours after the others
+    return predictor
 
 
 def _list_path(lists: Path, number: int) -> Path:

@@ -94,6 +94,7 @@ def read_checkpoint(path: Path) -> CoOpCheckpoint:
             f"{path}: ctx is {shape} of {str(context.dtype).removeprefix('torch.')}; it must be (tokens, width) or (classes, tokens, width)"
             f" with at most {_MOST_CONTEXT_TOKENS} tokens"
         )
+    context = context.float()  # a number of double precision may be too large for it
     if not bool(context.isfinite().all()):
         raise CheckpointError(f"{path}: ctx has numbers that are not finite; take the file of another epoch")
     prefix, suffix = (learner.get(name) for name in _IGNORED)
@@ -110,7 +111,7 @@ def read_checkpoint(path: Path) -> CoOpCheckpoint:
         if one is not None and (one.dim() != 3 or one.shape[2] != shape[-1] or not one.shape[0]):
             raise CheckpointError(f"{path}: {name} is {tuple(one.shape)}, which does not go with a context of width {shape[-1]}")
     return CoOpCheckpoint(
-        context=context.float(),
+        context=context,
         num_classes=next(iter(counts.values()), None),
         suffix_length=None if suffix is None else suffix.shape[1],
         start_embedding=prefix[0, 0].float() if prefix is not None and prefix.shape[1] else None,
@@ -163,6 +164,10 @@ def convert_checkpoint(
     method.load_learnt_state({"context": checkpoint.context})
     classifier = method.classifier()
     assert isinstance(classifier, Classifier)
+    if not bool(classifier.class_features.isfinite().all()):
+        raise CheckpointError(
+            f"{checkpoint.file}: ctx has numbers so large that the text tower gives none that are finite; take the file of another epoch"
+        )
     notes = []
     if checkpoint.suffix_length is not None:
         notes.append("token_prefix and token_suffix of the checkpoint are not used: they hold the class names of its training")

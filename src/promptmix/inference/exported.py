@@ -40,7 +40,7 @@ class ExportedFacts(StrictModel):
 
     Attributes:
         promptmix_version: of the promptmix that has written it.
-        method, backbone_name, backbone_fingerprint, training: of the model that was exported.
+        method, backbone_name, backbone_fingerprint, training: of the model that was exported, without paths and names of files.
         class_names, expert_names: in the order of the graph's outputs; an expert's name is its template.
         preprocess: from a picture to the graph's input; the normalisation is in the graph.
         embedding_width: of the image feature.

@@ -14,8 +14,9 @@ from promptmix.backbones.base import Backbone
 from promptmix.data.class_words import ClassWords
 from promptmix.data.records import check_class_names, class_key
 from promptmix.errors import ConfigError, DataError, did_you_mean
-from promptmix.inference.predictor import add_classes, method_of
+from promptmix.inference.predictor import add_classes, calibration_for, method_of
 from promptmix.model_folder import SavedModel
+from promptmix.nn.calibration import NONE_OF_THESE
 
 __all__ = ["add_worded_classes", "rename_class"]
 
@@ -25,8 +26,10 @@ def add_worded_classes(model: SavedModel, classes: Sequence[ClassWords], backbon
 
     Raises:
         ConfigError, DataError, CheckpointError: as :func:`~promptmix.inference.predictor.add_classes`; or a class has more words
-            than its name, and the method's class features depend on the picture.
+            than its name, and the method's class features depend on the picture, or they are none.
     """
+    for one in classes:
+        _check_words(one)
     first = len(model.class_names)
     added = add_classes(model, [words.name for words in classes], backbone)
     named = [words.model_copy(update={"name": name}) for words, name in zip(classes, added.class_names[first:], strict=True)]
@@ -55,8 +58,9 @@ def rename_class(model: SavedModel, old: str, new: ClassWords, backbone: Backbon
 
     Raises:
         ConfigError: the model has no class ``old``, or the method cannot know a class by name.
-        DataError: the new name is there already, is empty, or is too long for the text tower.
+        DataError: the new name is there already, is empty, or is too long for the text tower; or it is what no answer is called.
     """
+    _check_words(new)
     places = {class_key(name): place for place, name in enumerate(model.class_names)}
     if class_key(old) not in places:
         raise ConfigError(f"the model has no class {old!r}{did_you_mean(old, model.class_names)}")
@@ -72,20 +76,30 @@ def rename_class(model: SavedModel, old: str, new: ClassWords, backbone: Backbon
     if model.classifier is not None and model.classifier.class_bias is not None:
         if not new.is_plain:
             raise ConfigError(f"a model of method {model.method} knows its classes by pictures alone; give only the new name")
+        if model.calibration is not None and model.calibration.abstain is not None and class_key(new.name) == NONE_OF_THESE:
+            raise DataError(f"{NONE_OF_THESE!r} is what the model says where it does not answer; choose another name")
         return dataclasses.replace(model, class_names=names, class_words=known)
     if backbone is None:
         raise ConfigError("a class is renamed with the text tower of the model's backbone; give the backbone")
     kept = [None if at == place else at for at in range(len(names))]
-    calibration = None if model.calibration is None else model.calibration.with_classes(kept)
     if model.classifier is None:
         if not new.is_plain:
             _refuse_moving_features(model, "synonyms and descriptions")
         method_of(model, backbone).classifier_for((new.name,))  # whether it knows it
-        return dataclasses.replace(model, class_names=names, class_words=known, calibration=calibration)
+        return dataclasses.replace(model, class_names=names, class_words=known, calibration=calibration_for(model, kept))
     features = model.classifier.class_features.clone()
     features[:, [place]] = _worded_features(model, [new], backbone)
     classifier = dataclasses.replace(model.classifier, class_features=features)
+    calibration = calibration_for(model, kept)
     return dataclasses.replace(model, class_names=names, classifier=classifier, class_words=known, calibration=calibration)
+
+
+def _check_words(words: ClassWords) -> None:
+    """Raise unless synonyms can stand where a name can, and a description says something."""
+    if words.synonyms:
+        check_class_names([words.name, *words.synonyms])
+    if words.description is not None:
+        check_class_names([words.name, words.description])
 
 
 def _worded_features(

@@ -6,6 +6,7 @@ Where class features depend on the picture, the text tower is there to predict t
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from promptmix.methods.base import Method
 from promptmix.methods.registry import build_method, method_class
 from promptmix.model_folder import SavedModel, read_model
 from promptmix.model_hub import pretrained_folder, public_model, push_model
+from promptmix.nn.calibration import Calibration
 from promptmix.nn.classifier import AnyClassifier, Classifier
 
 __all__ = [
@@ -35,10 +37,13 @@ __all__ = [
     "Predictor",
     "add_classes",
     "backbone_of",
+    "calibration_for",
     "method_of",
     "needs_text",
     "remove_classes",
 ]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,10 +240,9 @@ def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbon
     )
     names = (*model.class_names, *new_names)
     places = [*range(len(model.class_names)), *[None] * len(new_names)]
-    calibration = None if model.calibration is None else model.calibration.with_classes(places)
     if model.classifier is None:
         method.classifier_for(new_names)  # whether it knows them
-        return dataclasses.replace(model, class_names=names, calibration=calibration)
+        return dataclasses.replace(model, class_names=names, calibration=calibration_for(model, places))
     features = torch.cat([model.classifier.class_features, method.encode_classes(new_names).cpu()], dim=1)
     classifier = model.classifier.with_classes(features, places)
     if classifier.memory is not None and not set(new_names).isdisjoint(model.trained_class_names):
@@ -248,6 +252,7 @@ def add_classes(model: SavedModel, class_names: Sequence[str], backbone: Backbon
         assert memory is not None
         remembered = memory.of_classes([trained.get(class_key(name)) for name in names], whole.num_classes)
         classifier = dataclasses.replace(classifier, memory=remembered)
+    calibration = calibration_for(model, places)
     return dataclasses.replace(model, class_names=names, classifier=classifier, calibration=calibration)
 
 
@@ -271,13 +276,31 @@ def remove_classes(model: SavedModel, class_names: Sequence[str]) -> SavedModel:
     if len(kept) < 2:
         raise ConfigError(f"{len(kept)} class would be left; a model needs at least two")
     names = tuple(model.class_names[index] for index in kept)
-    calibration = None if model.calibration is None else model.calibration.with_classes(kept)
+    if model.classifier is not None and model.classifier.class_bias is not None:
+        raise ConfigError(f"a model of method {model.method} has its classes fixed by training; train again without them")
+    calibration = calibration_for(model, kept)
     model = dataclasses.replace(model, class_words={name: words for name, words in model.class_words.items() if name in names})
     if model.classifier is None:
         return dataclasses.replace(model, class_names=names, calibration=calibration)
-    if model.classifier.class_bias is not None:
-        raise ConfigError(f"a model of method {model.method} has its classes fixed by training; train again without them")
     return dataclasses.replace(model, class_names=names, classifier=model.classifier.select(kept), calibration=calibration)
+
+
+def calibration_for(model: SavedModel, places: Sequence[int | None]) -> Calibration | None:
+    """What is left of a model's calibration for other classes; which rules go with those that they were fitted for is told.
+
+    Args:
+        places: as for :meth:`~promptmix.nn.calibration.Calibration.with_classes`.
+    """
+    before = model.calibration
+    if before is None:
+        return None
+    rules = (("'none of these'", before.abstain), ("label sets", before.label_sets))
+    gone = [what for what, rule in rules if rule is not None]
+    if gone:
+        _logger.warning(
+            "%s held for the classes as they were, and are gone; promptmix calibrate fits them anew", " and ".join(gone)
+        )
+    return before.with_classes(places)
 
 
 def _check_list(class_names: Sequence[str]) -> None:

@@ -107,10 +107,11 @@ class Calibration(StrictModel):
             very model: then what they promise is proved, for new pictures that are exchangeable with these.
         before, after: on the very pictures that the temperature was fitted on, without and with it.
         abstain, label_sets, multi_label: the rules that were asked for.
+        classes_changed: whether the model has got other classes since, of which nothing was measured.
     """
 
     format: Literal["promptmix-calibration-1"] = "promptmix-calibration-1"
-    temperature: float = Field(gt=0)
+    temperature: float = Field(ge=0.001, le=1000)  # beyond, single precision would know no numbers for its logits
     criterion: Criterion
     fitted_on: str
     num_pictures: int = Field(ge=1)
@@ -122,6 +123,7 @@ class Calibration(StrictModel):
     abstain: AbstainRule | None = None
     label_sets: LabelSetRule | None = None
     multi_label: MultiLabelRule | None = None
+    classes_changed: bool = False
 
     def with_classes(self, places: Sequence[int | None]) -> Calibration:
         """What still holds for other classes: the temperature, and the thresholds of the classes that were there.
@@ -135,7 +137,7 @@ class Calibration(StrictModel):
         if rule is not None:
             kept = tuple(rule.shared_threshold if place is None else rule.thresholds[place] for place in places)
             rule = rule.model_copy(update={"thresholds": kept})
-        return self.model_copy(update={"abstain": None, "label_sets": None, "multi_label": rule})
+        return self.model_copy(update={"abstain": None, "label_sets": None, "multi_label": rule, "classes_changed": True})
 
 
 @dataclass(frozen=True, kw_only=True)

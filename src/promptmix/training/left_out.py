@@ -190,7 +190,7 @@ def read_left_out(path: Path, model: SavedModel) -> LeftOut:
     """Read what :func:`write_left_out` wrote beside this model.
 
     Raises:
-        DataError: there is no such file, or the model has other classes by now.
+        DataError: there is no such file, or the model has other classes by now, or other words for them.
         CheckpointError: the file is damaged, or belongs to another model.
     """
     if not path.is_file():
@@ -208,9 +208,9 @@ def read_left_out(path: Path, model: SavedModel) -> LeftOut:
     if checksum != _checksum(tensors, metadata, model):
         raise CheckpointError(f"{path} is damaged or belongs to another model; train again with --calibrate")
     class_names = tuple(json.loads(metadata["class_names"]))
-    if class_names != model.class_names:
+    if class_names != model.class_names or model.class_words:
         raise DataError(
-            f"the model has other classes than when {path} was written; give labelled pictures of its classes (promptmix calibrate MODEL"
+            f"the model has other classes than when {path} was written, or other words for them; give labelled pictures of its classes (promptmix calibrate MODEL"
             " SOURCE)"
         )
     return LeftOut(

@@ -168,8 +168,9 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Setting]:
         if isinstance(value, Mapping) and value:
             flat |= _flat(value, f"{prefix}{name}.")
         elif isinstance(value, str):
-            path = Path(value).expanduser()
-            flat[f"{prefix}{name}"] = path.name if os.sep in value and path.exists() else value
+            # As os has it, which says no of texts that no file system can hold, and of homes of nobody.
+            is_place = os.sep in value and os.path.exists(os.path.expanduser(value))
+            flat[f"{prefix}{name}"] = Path(value).name if is_place else value
         else:
             flat[f"{prefix}{name}"] = value if isinstance(value, int | float) else json.dumps(value)
     return flat

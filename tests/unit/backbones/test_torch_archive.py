@@ -139,6 +139,53 @@ def test_a_key_that_is_no_name_is_refused(tmp_path: Path) -> None:
     assert "neither a name nor a number" in problem_of(tmp_path / "a.pt")
 
 
+def doubled(times: int) -> bytes:
+    """A tuple of two tuples of two tuples ...: short to write down here, and 2^times long as a text."""
+    return b")" + b"".join(b"\x94h" + bytes([place]) + b"\x86" for place in range(times))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        doubled(20) + b"\x8c\x01a\x93.",
+        b"\x8c\x01a" + doubled(20) + b"\x93.",
+        b"(\x8c\x07storagectorch\nFloatStorage\n" + doubled(20) + b"\x8c\x03cpuK\x01tQ.",
+        b"(\x8c\x07storagectorch\nFloatStorage\n\x8c\x010\x8c\x03cpu" + doubled(20) + b"tQ.",
+    ],
+    ids=["module", "function", "storage", "count"],
+)
+def test_what_would_take_for_ever_to_write_down_is_no_name(program: bytes, tmp_path: Path) -> None:
+    write_program(tmp_path / "a.pt", b"\x80\x04" + program)
+    with pytest.raises(BackboneError, match="what is no text"):
+        read_torch_archive(tmp_path / "a.pt", allowed=lambda module, name: module == "torch")
+
+
+def test_a_small_file_makes_no_large_table(tmp_path: Path) -> None:
+    whole = torch.zeros(200, 500)
+    torch.save({"turned": whole.T, "whole": whole, "again": whole}, tmp_path / "fine.pt")
+    assert read_torch_archive(tmp_path / "fine.pt").keys() == {"turned", "whole", "again"}
+    torch.save({str(number): whole.T for number in range(20)}, tmp_path / "many.pt")
+    assert "more numbers than its size has room for" in problem_of(tmp_path / "many.pt")
+
+
+def test_an_archive_that_no_torch_has_written_is_one_error(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(6)}, tmp_path / "a.pt")
+    content = bytearray((tmp_path / "a.pt").read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 99  # the version of the format that is needed
+    (tmp_path / "a.pt").write_bytes(content)
+    assert "is no zip archive of weights" in problem_of(tmp_path / "a.pt")
+
+
+def test_a_shape_that_torch_could_not_have_is_refused(tmp_path: Path) -> None:
+    storage = b"(\x8c\x07storagectorch\nFloatStorage\n\x8c\x010\x8c\x03cpuK\x01tQ"
+    huge = b"\x8a\x0a" + b"\x00" * 9 + b"\x01"
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        program = b"\x80\x02}\x8c\x01actorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00K\x01\x85" + huge + b"\x85tRs."
+        archive.writestr("archive/data.pkl", program)
+        archive.writestr("archive/data/0", b"\x00" * 4)
+    assert "no shape that torch could have written" in problem_of(tmp_path / "a.pt")
+
+
 def test_a_tensor_must_fit_its_storage(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     torch.save({"weight": torch.ones(6)}, path)

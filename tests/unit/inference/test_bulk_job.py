@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.unit.inference.starters import start_in_all
 
-from promptmix.errors import DataError
-from promptmix.inference.bulk_job import BulkJob, read_job, start_job
+from promptmix.errors import CheckpointError, DataError
+from promptmix.inference.bulk_job import BulkJob, model_key, read_job, refuse_changed_model, start_job
 
 
 @pytest.fixture
@@ -52,6 +52,16 @@ def test_what_another_machine_is_writing_stays(job: BulkJob, tmp_path: Path) -> 
     assert all(path.exists() for path in (begun, *parts))
     start_job(tmp_path, job, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["job.json"]
+
+
+def test_a_model_that_is_changed_while_a_job_is_under_way_is_noticed(job: BulkJob, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors", "class_features.safetensors"):
+        (tmp_path / name).write_text(name)
+    begun = job.model_copy(update={"model": model_key(tmp_path)})
+    refuse_changed_model(tmp_path, begun)
+    (tmp_path / "class_features.safetensors").write_text("other classes")
+    with pytest.raises(CheckpointError, match="was changed while the job was under way"):
+        refuse_changed_model(tmp_path, begun)
 
 
 def test_a_folder_of_something_else_is_refused_beside_a_file_that_is_being_written(job: BulkJob, tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from tests.unit.nn.test_calibration import abstain, calibration
 
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
@@ -122,6 +125,57 @@ def test_a_class_that_is_known_by_pictures_alone_changes_only_its_name(folders: 
     assert torch.equal(logits[0], logits[1])
     with pytest.raises(ConfigError, match="pictures alone"):
         rename_class(model, "cat", ClassWords(name="cat", synonyms=("kitten",)))
+
+
+def test_no_class_gets_the_name_of_no_answer(folders: dict[str, Path]) -> None:
+    linear = read_model(folders["linear-probe"])
+    for rules in ({"abstain": abstain(0.6)}, {}):
+        calibrated = dataclasses.replace(linear, calibration=calibration(**rules))
+        if rules:
+            with pytest.raises(DataError, match="'none of these' is what the model says where it does not answer"):
+                rename_class(calibrated, "cat", ClassWords(name="None_of these"))
+        else:
+            assert "None of these" in rename_class(calibrated, "cat", ClassWords(name="None_of these")).class_names
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"synonyms": ("",)}, "empty"),
+        ({"synonyms": ("shears", "Shears")}, "are the same name"),
+        ({"synonyms": ("Scissors",)}, "are the same name"),
+        ({"synonyms": ("a\x00b",)}, "control character"),
+        ({"description": "  "}, "empty"),
+        ({"description": "a\x1btool"}, "control character"),
+    ],
+)
+def test_words_that_say_nothing_are_refused(
+    model: SavedModel, backbone: Backbone, words: dict[str, object], message: str
+) -> None:
+    asked = ClassWords.model_validate({"name": "scissors", **words})
+    with pytest.raises(DataError, match=message):
+        add_worded_classes(model, [asked], backbone)
+    with pytest.raises(DataError, match=message):
+        rename_class(model, "cat", asked, backbone)
+
+
+def test_rules_that_go_with_the_classes_are_told_of(
+    model: SavedModel, backbone: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    calibrated = dataclasses.replace(model, calibration=calibration(abstain=abstain(0.6)))
+    changes: list[Callable[[SavedModel], SavedModel]] = [
+        lambda before: add_classes(before, ["scissors"], backbone),
+        lambda before: remove_classes(before, ["cat"]),
+        lambda before: rename_class(before, "cat", ClassWords(name="house cat"), backbone),
+    ]
+    for change in changes:
+        caplog.clear()
+        changed = change(calibrated)
+        assert "'none of these' held for the classes as they were, and are gone" in caplog.text
+        assert changed.calibration is not None and changed.calibration.classes_changed
+        caplog.clear()
+        change(model)
+        assert not caplog.text
 
 
 def test_what_cannot_be_renamed(model: SavedModel, backbone: Backbone) -> None:

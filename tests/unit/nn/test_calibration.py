@@ -121,13 +121,21 @@ def test_other_classes_keep_the_temperature_and_their_own_thresholds() -> None:
     assert (changed.abstain, changed.label_sets, changed.temperature) == (None, None, 2.0)
     assert changed.multi_label is not None
     assert changed.multi_label.thresholds == (0.7, 0.5, 0.3)
-    assert calibration().with_classes([0]) == calibration()
+    assert not calibration(**RULES).classes_changed
+    assert calibration().with_classes([0]) == calibration(classes_changed=True)
 
 
 def test_it_is_read_as_it_was_written_and_strictly() -> None:
     whole = calibration(1 / 3, **RULES)
     assert Calibration.model_validate_json(whole.model_dump_json()) == whole
-    for damage in ({"temperature": 0.0}, {"temperature": "2"}, {"format": "promptmix-calibration-2"}, {"more": 1}):
+    for damage in (
+        {"temperature": 0.0},
+        {"temperature": 1e-300},
+        {"temperature": 1e300},
+        {"temperature": "2"},
+        {"format": "promptmix-calibration-2"},
+        {"more": 1},
+    ):
         with pytest.raises(ValidationError):
             Calibration.model_validate({**whole.model_dump(), **damage})
 

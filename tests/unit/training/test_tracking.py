@@ -181,6 +181,19 @@ def test_the_settings_are_flat_and_hold_no_path(
     assert str(tmp_path) not in json.dumps(dict(told.settings))
 
 
+def test_texts_that_are_no_places_are_told_as_they_are(backbone: Backbone) -> None:
+    texts = {
+        "of nobody": "~nobody-of-this-name/a",
+        "long": "a/" + 300 * "b",
+        "name": "openai/clip-vit-base-patch16",
+        "nul": "a/\0",
+    }
+    told = tracking.settings_of({"words": texts, "place": "/usr/bin/env"}, backbone)
+    assert told == {**{f"words.{name}": text for name, text in texts.items()}, "place": "env"} | {
+        "backbone_fingerprint": backbone.fingerprint
+    }
+
+
 def test_the_sinks_are_no_part_of_what_a_run_is(
     noted: Noted, plain: Outcome, backbone: Backbone, pictures: LabelledPictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
