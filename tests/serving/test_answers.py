@@ -113,6 +113,9 @@ def test_the_small_pages(service: Services) -> None:
             text = (await client.get("/metrics")).text
             assert 'promptmix_requests_total{method="GET",route="/v1/classes",status="200"} 1.0' in text
             assert f'promptmix_model_info{{model="drawings",version="{listed.version}"}} 1.0' in text
+            # Who asks learns what the backbone is called, not where it lies.
+            object.__setattr__(made.models["drawings"].current, "backbone_name", "/home/someone/our-clip")
+            assert (await client.get("/v1/models")).json()["models"][0]["backbone"] == "our-clip"
             made.ready = False
             assert (await client.get("/readyz")).status_code == 503
 
@@ -130,6 +133,9 @@ def test_the_description_has_every_page_with_its_errors(service: Services) -> No
             assert {"200", "400", "404", "408", "413", "415", "422", "429", "500", "503"} == set(
                 paths["/v1/predict"]["post"]["responses"]
             )
+            assert described["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+            with_token = {(path, verb) for path, routes in paths.items() for verb, route in routes.items() if "security" in route}
+            assert with_token == {("/v1/classes", verb) for verb in ("post", "patch", "delete")}
             for routes in paths.values():
                 for route in routes.values():
                     for status, response in route["responses"].items():

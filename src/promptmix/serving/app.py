@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 import promptmix
+from promptmix.cards.content import public_backbone_name
 from promptmix.serving import class_pages
 from promptmix.serving.answers import Embedded, ModelList, NewClass, Predicted, predicted_of
 from promptmix.serving.asked import ModelName, model_of, service_of, versioned
@@ -74,14 +75,16 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(class_pages.router)
     answer_problems(app)
     app.add_middleware(Measured, metrics=service.metrics)
-    _describe_problems(app)
+    _complete_description(app)
     return app
 
 
-def _describe_problems(app: FastAPI) -> None:
-    """Put the problem's body into the description, and take out the framework's own, which is never sent."""
+def _complete_description(app: FastAPI) -> None:
+    """Put the problem's body and the token into the description, and take out the framework's own problems, which are never sent."""
     described = app.openapi()
-    schemas = described.setdefault("components", {}).setdefault("schemas", {})
+    components = described.setdefault("components", {})
+    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    schemas = components.setdefault("schemas", {})
     for described_by_hand in (ProblemBody, NewClass):
         schemas[described_by_hand.__name__] = described_by_hand.model_json_schema()
     for kind in ("HTTPValidationError", "ValidationError"):
@@ -173,7 +176,7 @@ async def models(request: Request) -> Response:
             "name": model.name,
             "version": model.current.version,
             "method": model.current.method,
-            "backbone": model.current.backbone_name,
+            "backbone": public_backbone_name(model.current.backbone_name),
             "num_classes": len(model.current.engine.class_names),
             "num_experts": len(model.current.engine.expert_names),
             "class_changes": service.settings.allow_class_changes and model.changes_classes,

@@ -31,13 +31,14 @@ async def list_classes(request: Request, model_name: ModelName = None) -> Respon
     return versioned(classes_of(model.name, model.current))
 
 
+_WITH_TOKEN: dict[str, Any] = {"security": [{"token": []}]}
 _CHANGES = problem_responses(400, 401, 403, 404, 408, 409, 413, 422, 429, 503)
 
 
 def _json_body(kind: type[NewClasses] | type[NewName]) -> dict[str, Any]:
     schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}, **_WITH_TOKEN}
 
 
 @router.post("/v1/classes", response_model=ClassList, responses=_CHANGES, openapi_extra=_json_body(NewClasses))
@@ -60,7 +61,7 @@ async def rename(request: Request, model_name: ModelName = None) -> Response:
     return await _changed(request, model, RenameClass(body.old, body.words()))
 
 
-@router.delete("/v1/classes", response_model=ClassList, responses=_CHANGES)
+@router.delete("/v1/classes", response_model=ClassList, responses=_CHANGES, openapi_extra=_WITH_TOKEN)
 async def remove(
     request: Request,
     names: Annotated[list[str], Query(alias="name", min_length=1, description="Of a class to remove; repeatable.")],
