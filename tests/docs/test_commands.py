@@ -141,6 +141,14 @@ def test_the_python_of_the_page_on_pictures(desk: Path) -> None:
     assert os.listdir(desk / "model")
 
 
+def test_the_commands_and_the_python_of_the_page_on_prediction(promptmix: Promptmix, desk: Path) -> None:
+    commands = commands_of("predict.md")
+    assert [words[0] for words in commands] == ["train", *["predict"] * 4, *["classes"] * 3]
+    run_all(promptmix, commands, desk)
+    (block,) = python_of("predict.md")
+    exec(compile(block, "predict.md", "exec"), {"__name__": "page"})
+
+
 def test_the_commands_of_the_page_on_millions_of_pictures(promptmix: Promptmix, desk: Path) -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed: no Parquet here")
     commands = commands_of("bulk-prediction.md")
