@@ -356,7 +356,7 @@ def test_where_memory_runs_out_what_was_freed_is_handed_back_and_room_is_made_as
     pictures = CachedFeed(torch.ones(PICTURES, 1, WIDTH), torch.arange(PICTURES) % 3, 1)
     train(method, Recipe(epochs=1, batch_size=PICTURES), pictures, limits=ChunkLimits(kept_rows=2048, full_bytes=2**40))
     # At the end for what else the process does.
-    tightened = ChunkLimits(rows=256, full_bytes=2**40)
+    tightened = ChunkLimits(rows=256, kept_rows=0, full_bytes=2**40)
     assert done == [ChunkLimits(kept_rows=2048, full_bytes=2**40), "handed back", tightened, "handed back"]
 
 
