@@ -222,6 +222,11 @@ class Method(nn.Module):
         return 0
 
     @property
+    def splits_text(self) -> bool:
+        """Whether, of several ranks, each encodes its share of the sequences of a training step."""
+        return True
+
+    @property
     def text_references_per_step(self) -> int:
         """Features of hard prompts that a training step compares soft ones with, where they are more than the soft ones; else 0."""
         return 0

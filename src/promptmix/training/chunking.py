@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from promptmix.distributed.group import gather_json
 from promptmix.distributed.rows import own_share
 from promptmix.errors import ConfigError
 from promptmix.memory import free_memory_bytes, held_memory_bytes, in_words
@@ -87,7 +88,10 @@ def plan_chunks(
         max_bytes: the most memory that the process may hold; on a GPU, that its tensors may.
         table_bytes: what is yet to come beside the step: the features of all pictures.
 
+    Where several ranks work together all call this alike, and all encode the same number of rows at a time.
+
     Raises:
+        LostRankError: another rank is gone.
         ConfigError: not even a few rows at a time fit into ``max_bytes``; the message says how much is needed.
     """
     device = method.backbone.device
@@ -104,7 +108,7 @@ def plan_chunks(
     compared = max(rows, references) * (len(method.class_names) + len(method.more_class_names))
     similarities = _COPIES_OF_SIMILARITIES * 4 * min(MOST_SIMILARITIES, compared)
     outside = _RESERVE + table_bytes + pictures + features + similarities
-    rows = own_share(rows).count
+    rows = max(1, _own_rows(method, rows))
     if rows > usual and device.type == "cpu":
         usual = min(usual, max(_FEWEST_ROWS, _BYTES_AT_A_TIME // row_bytes))
     if max_bytes is None:
@@ -117,6 +121,7 @@ def plan_chunks(
                 f"--max-memory {in_words(max_bytes)} is too little: {rows:,} prompts a step need about {in_words(needed)}, even"
                 f" {_FEWEST_ROWS} at a time; allow more, or learn with fewer classes, experts or pictures a step"
             )
+    at_a_time = min(gather_json(at_a_time))  # what is drawn chunk by chunk must be drawn alike on every rank
     at_work = _ON_TOP * min(rows, at_a_time) * row_bytes
     kept = max(0, int((allowed - held - outside - at_work) / (_HOLES * row_bytes))) // at_a_time * at_a_time
     if rows - kept <= at_a_time:
@@ -135,6 +140,11 @@ def plan_chunks(
 def _rows_of_step(method: Method, batch_size: int) -> int:
     """Sequences through the text tower in a step, on all ranks together."""
     return method.text_encodings_per_step * (batch_size if method.needs_text_to_predict else 1)
+
+
+def _own_rows(method: Method, rows: int) -> int:
+    """How many of these fall to this rank."""
+    return own_share(rows).count if method.splits_text else rows
 
 
 def _spendable(device: torch.device) -> float:
@@ -157,7 +167,7 @@ def _weigh_row(method: Method, build: Callable[[Sequence[str]], Method], batch_s
     weighed = []
     for count in (max(2, many // 2), many):
         small = build(_spread(names, count))
-        weighed.append((own_share(_rows_of_step(small, pictures)).count, _weigh_step(small, pictures)))
+        weighed.append((_own_rows(small, _rows_of_step(small, pictures)), _weigh_step(small, pictures)))
     (few_rows, few_bytes), (many_rows, many_bytes) = weighed
     if many_rows == few_rows or many_bytes <= few_bytes:
         return max(1, many_bytes // max(1, many_rows))

@@ -16,6 +16,7 @@ from torch.nn import functional
 from promptmix import runtime
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
+from promptmix.distributed.rows import Share
 from promptmix.errors import ConfigError
 from promptmix.methods.base import Method
 from promptmix.methods.registry import build_method
@@ -151,6 +152,36 @@ def test_too_little_memory_is_refused_with_what_is_needed(backbone: Backbone) ->
     method, build = made(backbone)
     with pytest.raises(ConfigError, match=r"--max-memory 100 MiB is too little: 2,400 prompts a step need about \d+ MiB"):
         plan_chunks(method, build, 4, 100 * 2**20)
+
+
+@pytest.mark.usefixtures("nothing_held")
+def test_a_rank_to_which_no_row_falls_has_a_plan_too(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, build = made(backbone, "coop", {}, NAMES[:2])
+    monkeypatch.setattr(chunking, "own_share", lambda total: Share(first=0, count=total // 3, total=total))
+    plan = plan_chunks(method, build, 4, 2**33)
+    assert plan is not None
+    assert plan.limits.rows >= 1
+
+
+@pytest.mark.usefixtures("nothing_held")
+def test_all_ranks_encode_as_many_rows_at_a_time(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunking, "gather_json", lambda own: [own, 17])
+    plan = plan_chunks(*made(backbone), 4, 2**33)
+    assert plan is not None
+    assert plan.limits.rows == 17
+    assert plan.limits.kept_rows % 17 == 0
+
+
+@pytest.mark.usefixtures("nothing_held")
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_texts_that_ranks_do_not_split_count_whole(backbone: Backbone, monkeypatch: pytest.MonkeyPatch, dropout: float) -> None:
+    method, build = made(backbone, "clip-lora", {"towers": "text", "dropout": dropout}, NAMES[:60])
+    alone = plan_chunks(method, build, 4, 2**33)
+    monkeypatch.setattr(chunking, "own_share", lambda total: Share(first=0, count=total // 3, total=total))
+    of_three = plan_chunks(method, build, 4, 2**33)
+    assert alone is not None and of_three is not None
+    assert (alone.rows, of_three.rows) == ((60, 60) if dropout > 0 else (60, 20))
+    assert (alone.row_bytes == of_three.row_bytes) == (dropout > 0)  # in truth each rank weighs its own share alone
 
 
 @pytest.mark.skipif(runtime._glibc() is None, reason="only glibc is asked what it does with freed memory")
