@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +15,13 @@ _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory",
 _UNITS = {"": 1, **{f"{letter}B": 1000**power for power, letter in enumerate("KMGT", start=1)}}
 _UNITS |= {f"{letter}{end}": 1024**power for power, letter in enumerate("KMGT", start=1) for end in ("", "IB")} | {"B": 1}
 _AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
+# Of the second and of the first version of control groups: where they lie, and the names of the limit, of what is used, of files in it.
+_GROUP_FILES = {
+    "": ("", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 _NO_LIMIT = 2**60  # what containers without a limit call theirs, in one way or the other
 
 
@@ -43,19 +50,40 @@ def is_out_of_memory(problem: BaseException) -> bool:
 
 
 def free_memory_bytes(device: torch.device | None = None) -> int | None:
-    """Memory that this process could still take, of a GPU or of the machine (or the container); None where the system does not tell."""
+    """Memory that this process could still take, of a GPU or of the machine; None where the system does not tell.
+
+    Of the machine no more than its container, or its job of a batch system, is allowed.
+    """
     if device is not None and device.type == "cuda":
         import torch
 
         return torch.cuda.mem_get_info(device)[0]
     free = _number(Path("/proc/meminfo"), "MemAvailable:")
     of_the_machine = None if free is None else free * 1024
-    limit, used = _number(Path("/sys/fs/cgroup/memory.max")), _number(Path("/sys/fs/cgroup/memory.current"))
-    if limit is None or used is None or limit >= _NO_LIMIT:
-        return of_the_machine
-    # Files that were read once count as used, and go when their room is wanted.
-    used -= _number(Path("/sys/fs/cgroup/memory.stat"), "inactive_file") or 0
-    return max(0, limit - used) if of_the_machine is None else min(of_the_machine, max(0, limit - used))
+    allowed = _free_in_groups()
+    return min((free for free in (of_the_machine, allowed) if free is not None), default=None)
+
+
+def _free_in_groups() -> int | None:
+    """What the control groups leave to this process, those of a container or of a job of a batch system; None where there is no limit."""
+    try:
+        own = _OWN_GROUPS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    free: list[int] = []
+    for line in own:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in _GROUP_FILES:
+            continue
+        top, limit_name, used_name, files_name = _GROUP_FILES[controllers]
+        group = PurePosixPath(path.lstrip("/"))
+        # The groups around one have limits, too. In a container its path may be that of the outside, and then the top is its own.
+        for folder in (_GROUPS / top / one for one in (group, *group.parents)):
+            limit, used = _number(folder / limit_name), _number(folder / used_name)
+            if limit is not None and used is not None and limit < _NO_LIMIT:
+                # Files that were read once count as used, and go when their room is wanted.
+                free.append(max(0, limit - used + (_number(folder / "memory.stat", files_name) or 0)))
+    return min(free, default=None)
 
 
 def held_memory_bytes(device: torch.device | None = None) -> int:

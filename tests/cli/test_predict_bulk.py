@@ -326,6 +326,27 @@ def test_where_none_can_be_read_it_is_an_error_and_they_are_tried_again(
     assert not (tmp_path / "none").exists()
 
 
+def test_a_full_disk_is_told_of_where_a_block_is_tried_again(
+    promptmix: Promptmix, trained: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tmp_path / "in" / "0.png"
+    picture.parent.mkdir()
+    picture.write_bytes(b"no picture")
+    arguments = ("predict", trained, picture.parent, "--out", tmp_path / "said", "--format", "csv")
+    promptmix(*arguments).fails(4, "none of the 1 pictures can be read")
+    shutil.copy(many / "cat" / "030.png", picture)
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk_parts, "written", _no_room)
+        promptmix(*arguments).fails(4, "no disk space left to write")
+    done = promptmix(*arguments, "--json", "-q")
+    done.works()
+    assert json.loads(done.out)["predicted_now"] == 1
+
+
+def _no_room(picture: object) -> str:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_nothing_of_a_person_is_overwritten(promptmix: Promptmix, trained: Path, many: Path, tmp_path: Path) -> None:
     out = tmp_path / "said"
     out.mkdir()

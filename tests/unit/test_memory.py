@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import mmap
+from pathlib import Path
 
 import pytest
 import torch
 
+from promptmix import memory
 from promptmix.memory import free_memory_bytes, held_memory_bytes, in_words, is_out_of_memory, memory_bytes
 
 
@@ -52,3 +54,48 @@ def test_errors_of_memory_are_told_from_others() -> None:
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize(
+    ("own", "groups", "expected"),
+    [
+        # a container, which sees its own group at the top
+        ("0::/", {"": (1000, 300, 100)}, 800),
+        ("0::/", {"": (1000, 1200, 100)}, 0),
+        ("9:name=systemd:/\n4:memory:/docker/abc\n0::/", {"memory": (1000, 300, 100)}, 800),
+        # a job of a batch system on a machine without a limit, and one within another
+        (
+            "0::/system.slice/job_7/step_0",
+            {"system.slice/job_7": (1000, 300, 100), "system.slice/job_7/step_0": (2000, 0, 0)},
+            800,
+        ),
+        ("4:memory:/slurm/job_7\n0::/", {"memory": (2**63 - 4096, 500, 0), "memory/slurm/job_7": (1000, 300, 100)}, 800),
+    ],
+)
+def test_what_is_free_is_free_in_all_groups_that_the_process_is_in(
+    own: str, groups: dict[str, tuple[int, int, int]], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own").write_text(own)
+    for name, (limit, used, files) in groups.items():
+        folder = tmp_path / "groups" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        names = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+            if "memory" in name
+            else ("memory.max", "memory.current", "")
+        )
+        (folder / names[0]).write_text(f"{limit}\n")
+        (folder / names[1]).write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 7\n{names[2]}inactive_file {files}\n{names[2]}active_file 9\n")
+    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")
+    assert free_memory_bytes() == expected
+
+
+def test_without_a_limit_what_is_free_is_the_machine_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").write_text("0::/user.slice\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("300\n")
+    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    assert (free_memory_bytes() or 0) > 2**20

@@ -200,8 +200,9 @@ def predict_block(
                     raise
             write_bad(bad_path(out, block.number), bad)  # before the part, which says that the block is finished
     except DataError:
-        # The same command was started twice, and the other was done with this block first: its file is the same.
-        if not path.is_file():
+        # The same command was started twice, and the other was done with this block first: its file is the same. One without rows may be
+        # what is tried again here.
+        if not path.is_file() or not paths_in_part(path, job.file_format):
             raise
     # Of a start that was killed, or of another that is at the same block: not before the part is there, or that one had nothing.
     for leftover in out.glob(f".{path.name}.*.tmp"):

@@ -221,6 +221,16 @@ class Method(nn.Module):
         """Sequences through the text tower in a training step; for each picture of it where class features depend on the picture."""
         return 0
 
+    @property
+    def splits_text(self) -> bool:
+        """Whether, of several ranks, each encodes its share of the sequences of a training step."""
+        return True
+
+    @property
+    def text_references_per_step(self) -> int:
+        """Features of hard prompts that a training step compares soft ones with, where they are more than the soft ones; else 0."""
+        return 0
+
     def notes(self) -> list[str]:
         """What must stand beside any number this method gives ("saw the names of the new classes")."""
         return []

@@ -108,9 +108,7 @@ class ClipLora(Method):
             require_float32(text, "clip-lora trains the text tower")
             self.text = starting_changes(text, *self._shape(), torch_generator(seed, "clip-lora text"))
             text = changed_tower(text, self.text)
-        # What dropout takes away goes by the packed tokens of all classes, so with dropout no rank may pack its own classes alone.
-        splits = self.text is None or config.dropout == 0
-        self._packed: Prompts = lay_out_templates(text, tokenizer, [self._template], class_names, split=splits)
+        self._packed: Prompts = lay_out_templates(text, tokenizer, [self._template], class_names, split=self.splits_text)
 
     def _shape(self) -> tuple[tuple[Projection, ...], int, float, float]:
         config = self._config
@@ -135,6 +133,11 @@ class ClipLora(Method):
     @property
     def text_encodings_per_step(self) -> int:
         return 0 if self.text is None else len(self.class_names)
+
+    @property
+    def splits_text(self) -> bool:
+        # What dropout takes away goes by the packed tokens of all classes, so with dropout no rank may pack its own classes alone.
+        return self.text is None or self._config.dropout == 0
 
     def encode_training_pixels(
         self, pixels: UInt8[Tensor, "image height width 3"], number: int, share: Share | None = None

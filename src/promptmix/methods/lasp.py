@@ -108,6 +108,10 @@ class Lasp(TunesBlockNorms, OnePrompt):
         more = self._packed_for_text_loss.num_rows if self._uses_more_classes else 0
         return self._packed.num_rows + more
 
+    @property
+    def text_references_per_step(self) -> int:
+        return len(self._templates) * len(self._supervised_names) if self._config.text_weight > 0 else 0
+
     def saved_options(self) -> dict[str, Any]:
         # The templates belong to the model: a bank may change.
         return {**super().saved_options(), "templates": [template.text for template in self._templates], "bank": "lasp"}

@@ -106,17 +106,18 @@ class PromptSRC(DeepPrompts):
 
     def training_step(self, batch: Batch) -> StepOutput:
         config, scale, frozen = self._config, self._backbone.logit_scale, batch.frozen_features
+        frozen_text = self._frozen_text_features  # made, the first time, before the graph of the prompts is in memory, too
         features = self._encode(self._packed)
         logits = scale * (batch.image_features @ features.T)
         terms = {"classification": functional.cross_entropy(logits, batch.labels)}
         if config.text_weight > 0:
-            terms["text"] = config.text_weight * functional.l1_loss(features, self._frozen_text_features)
+            terms["text"] = config.text_weight * functional.l1_loss(features, frozen_text)
         if self.needs_frozen_features and frozen is None:
             raise ValueError("PromptSRC learns from frozen image features beside those of its own tower; the batch has none")
         if config.image_weight > 0 and frozen is not None:
             terms["image"] = config.image_weight * functional.l1_loss(batch.image_features, frozen)
         if config.logits_weight > 0 and frozen is not None:
-            zero_shot = scale * (frozen @ self._frozen_text_features.T)
+            zero_shot = scale * (frozen @ frozen_text.T)
             said, expected = functional.log_softmax(logits, dim=1), functional.log_softmax(zero_shot, dim=1)
             divergence = functional.kl_div(said, expected, reduction="sum", log_target=True) / logits.numel()
             terms["logits"] = config.logits_weight * divergence

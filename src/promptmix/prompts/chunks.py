@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -31,13 +31,13 @@ class ChunkLimits:
     Attributes:
         rows: the most sequences encoded at a time. Another number of rows may change the last bits of what is computed.
         kept_rows: so many sequences in all, from the first on, keep what the backward pass needs; chunks beyond them are computed again
-            there: one more forward, exact, and memory for one chunk only. It changes no bit. A single chunk is always kept.
+            there: one more forward, exact, and memory for one chunk only. It changes no bit.
         full_bytes: where the process holds more than this, what was freed is handed back to the system before the next of several
             chunks is encoded; None for memory that is not the machine's.
     """
 
     rows: int = 1024
-    kept_rows: int = 0
+    kept_rows: int = 1024
     full_bytes: int | None = None
 
 
@@ -72,7 +72,15 @@ def limit_chunks(limits: ChunkLimits) -> Iterator[None]:
         _IN_FORCE.reset(before)
 
 
-_Chunk = TypeVar("_Chunk")
+@runtime_checkable
+class _LaidOut(Protocol):
+    """Some rows, as the tower takes them."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+
+_Chunk = TypeVar("_Chunk", bound=_LaidOut)
 _Rows = TypeVar("_Rows", bound="ChunkedRows[Any]")
 
 
@@ -169,8 +177,8 @@ class ChunkedRows(Generic[_Chunk]):
         for chunk in chunks:
             if not torch.is_grad_enabled():
                 parts.append(encode_chunk(chunk, contexts))
-            elif len(chunks) == 1 or self._chunk_rows <= in_force.spare_rows:
-                in_force.spare_rows -= self._chunk_rows
+            elif chunk.num_rows <= in_force.spare_rows:
+                in_force.spare_rows -= chunk.num_rows
                 parts.append(encode_chunk(chunk, contexts))
             else:
                 parts.append(checkpoint(encode_chunk, chunk, contexts, use_reentrant=False))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from promptmix.distributed.group import gather_json
 from promptmix.distributed.rows import own_share
 from promptmix.errors import ConfigError
 from promptmix.memory import free_memory_bytes, held_memory_bytes, in_words
@@ -18,7 +19,7 @@ from promptmix.methods.base import Method
 from promptmix.nn.losses import MOST_SIMILARITIES
 from promptmix.prompts.chunks import ChunkLimits, limit_chunks
 from promptmix.prompts.encoder import usual_rows
-from promptmix.runtime import torch_generator
+from promptmix.runtime import hand_back_freed_memory, torch_generator
 from promptmix.structs import Batch
 
 __all__ = ["ChunkPlan", "plan_chunks"]
@@ -33,6 +34,7 @@ _ON_TOP = 1.25  # what a backward pass needs beside what was kept for it, and wh
 _HOLES = 1.3  # what many chunks that are kept take with the holes between them
 _COPIES_OF_SIMILARITIES = 3  # of what the text loss compares: logits, their softmax, its gradient
 _COPIES = 8  # of every row's feature, on its way from the tower to the loss and back
+_COPIES_OF_REFERENCES = 5  # themselves, their gradient, and moved by noise
 _RESERVE = 256 * 2**20  # optimizer, kernels' own memory, what the allocator cannot give back
 
 
@@ -86,7 +88,10 @@ def plan_chunks(
         max_bytes: the most memory that the process may hold; on a GPU, that its tensors may.
         table_bytes: what is yet to come beside the step: the features of all pictures.
 
+    Where several ranks work together all call this alike, and all encode the same number of rows at a time.
+
     Raises:
+        LostRankError: another rank is gone.
         ConfigError: not even a few rows at a time fit into ``max_bytes``; the message says how much is needed.
     """
     device = method.backbone.device
@@ -94,12 +99,16 @@ def plan_chunks(
     rows = _rows_of_step(method, batch_size)
     if rows == 0 or (rows <= usual and max_bytes is None):
         return None
+    hand_back_freed_memory()  # an earlier training may have left much that nobody uses
     held = held_memory_bytes(device)  # before anything is weighed, for not all of that is given back
     row_bytes = _weigh_row(method, build, batch_size)
-    features = _COPIES * 4 * rows * method.backbone.config.embedding_width
-    similarities = _COPIES_OF_SIMILARITIES * 4 * min(MOST_SIMILARITIES, rows * len(method.class_names))
-    outside = _RESERVE + table_bytes + features + similarities
-    rows = own_share(rows).count
+    pictures = _ON_TOP * own_share(batch_size).count * _weigh_picture(method) if method.tunes_image_tower else 0
+    references = method.text_references_per_step
+    features = 4 * method.backbone.config.embedding_width * (_COPIES * rows + _COPIES_OF_REFERENCES * references)
+    compared = max(rows, references) * (len(method.class_names) + len(method.more_class_names))
+    similarities = _COPIES_OF_SIMILARITIES * 4 * min(MOST_SIMILARITIES, compared)
+    outside = _RESERVE + table_bytes + pictures + features + similarities
+    rows = max(1, _own_rows(method, rows))
     if rows > usual and device.type == "cpu":
         usual = min(usual, max(_FEWEST_ROWS, _BYTES_AT_A_TIME // row_bytes))
     if max_bytes is None:
@@ -112,6 +121,7 @@ def plan_chunks(
                 f"--max-memory {in_words(max_bytes)} is too little: {rows:,} prompts a step need about {in_words(needed)}, even"
                 f" {_FEWEST_ROWS} at a time; allow more, or learn with fewer classes, experts or pictures a step"
             )
+    at_a_time = min(gather_json(at_a_time))  # what is drawn chunk by chunk must be drawn alike on every rank
     at_work = _ON_TOP * min(rows, at_a_time) * row_bytes
     kept = max(0, int((allowed - held - outside - at_work) / (_HOLES * row_bytes))) // at_a_time * at_a_time
     if rows - kept <= at_a_time:
@@ -130,6 +140,11 @@ def plan_chunks(
 def _rows_of_step(method: Method, batch_size: int) -> int:
     """Sequences through the text tower in a step, on all ranks together."""
     return method.text_encodings_per_step * (batch_size if method.needs_text_to_predict else 1)
+
+
+def _own_rows(method: Method, rows: int) -> int:
+    """How many of these fall to this rank."""
+    return own_share(rows).count if method.splits_text else rows
 
 
 def _spendable(device: torch.device) -> float:
@@ -152,11 +167,22 @@ def _weigh_row(method: Method, build: Callable[[Sequence[str]], Method], batch_s
     weighed = []
     for count in (max(2, many // 2), many):
         small = build(_spread(names, count))
-        weighed.append((own_share(_rows_of_step(small, pictures)).count, _weigh_step(small, pictures)))
+        weighed.append((_own_rows(small, _rows_of_step(small, pictures)), _weigh_step(small, pictures)))
     (few_rows, few_bytes), (many_rows, many_bytes) = weighed
     if many_rows == few_rows or many_bytes <= few_bytes:
         return max(1, many_bytes // max(1, many_rows))
     return (many_bytes - few_bytes) // (many_rows - few_rows)
+
+
+def _weigh_picture(method: Method) -> int:
+    """Bytes that one picture of a step keeps for the backward pass, where the image tower is tuned: those that a second one adds."""
+    size, kept_by = method.backbone.config.preprocess.crop, []
+    for count in (1, 2):
+        with _weighing(method) as kept:
+            features = method.encode_training_pixels(torch.zeros(count, size, size, 3, dtype=torch.uint8), 0)
+        del features
+        kept_by.append(sum(kept.values()))
+    return kept_by[1] - kept_by[0]
 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:

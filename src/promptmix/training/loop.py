@@ -29,7 +29,7 @@ from promptmix.memory import is_out_of_memory
 from promptmix.methods.base import Method, Recipe
 from promptmix.prompts.chunks import ChunkLimits, limit_chunks
 from promptmix.prompts.encoder import usual_rows
-from promptmix.runtime import keep_freed_memory, write_text, writing
+from promptmix.runtime import hand_back_freed_memory, keep_freed_memory, write_text, writing
 from promptmix.structs import Batch, StepOutput
 from promptmix.training.checkpoint import Checkpoint, shared_checkpoint, write_checkpoint
 from promptmix.training.feeds import Feed, num_steps
@@ -187,7 +187,7 @@ def train(
         )
 
     place = first_epoch, first_step  # of the next step: what has been learnt is whole there, and may be written
-    with _stop_signals() as stop, _kept_where_a_rank_is_lost(lambda: save(*place)):
+    with _stop_signals() as stop, _kept_where_a_rank_is_lost(lambda: save(*place)), _freed_memory_kept():
         for epoch in range(first_epoch, epochs):
             # The last epoch is cut short where the length was given in steps.
             steps_here = min(steps, all_steps - epoch * steps)
@@ -281,7 +281,6 @@ class _Stepper:
         self._rows = method.text_encodings_per_step * (batch_size if method.needs_text_to_predict else 1)
         usual = usual_rows(method.backbone.require_text()[0]) if self._rows > 0 else limits.rows
         self._limits = dataclasses.replace(limits, rows=min(limits.rows, usual))
-        keep_freed_memory()
 
     def step(self, batch: Batch, epoch: int) -> tuple[StepOutput, float]:
         """What a step gives and its loss, with the gradients in place."""
@@ -301,10 +300,11 @@ class _Stepper:
                 " --set recipe.batch_size=N, or choose another --device"
             )
         _logger.warning("out of memory; from now on %d prompts at a time instead of %d", rows, at_a_time)
-        self._limits, self._tightened = ChunkLimits(rows=rows, kept_rows=0), True
+        self._limits, self._tightened = dataclasses.replace(self._limits, rows=rows, kept_rows=0), True
         keep_freed_memory(False)
         self._method.zero_grad()
         gc.collect()
+        hand_back_freed_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return self.step(batch, epoch)
@@ -341,6 +341,16 @@ def _kept_where_a_rank_is_lost(save: Callable[[], None]) -> Iterator[None]:
     except LostRankError:
         save()
         raise
+
+
+@contextlib.contextmanager
+def _freed_memory_kept() -> Iterator[None]:
+    """Within the block what a step frees is kept for the next; at its end it is handed back, to whatever else this process does."""
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        hand_back_freed_memory()
 
 
 @contextlib.contextmanager

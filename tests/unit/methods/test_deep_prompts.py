@@ -32,6 +32,7 @@ from promptmix.methods.maple import MaPLe
 from promptmix.methods.promptsrc import PromptSRC
 from promptmix.methods.registry import build_method, method_class
 from promptmix.model_folder import read_model, write_model
+from promptmix.prompts.encoder import PackedPrompts
 from promptmix.structs import Batch, StepOutput
 from promptmix.training.feeds import LiveFeed
 from promptmix.training.fit import RunConfig
@@ -294,6 +295,20 @@ def test_nothing_pulls_at_the_frozen_side(backbone: Backbone) -> None:
     for tower in (backbone.text, backbone.vision):
         assert tower is not None
         assert all(parameter.grad is None for parameter in tower.parameters())
+
+
+def test_the_frozen_features_of_many_templates_are_made_before_the_prompts_have_a_graph(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs, encode = list[bool](), PackedPrompts.encode
+
+    def watched(prompts: PackedPrompts, *contexts: Any) -> Tensor:
+        graphs.append(torch.is_grad_enabled())
+        return encode(prompts, *contexts)
+
+    monkeypatch.setattr(PackedPrompts, "encode", watched)
+    step(build_method("promptsrc", {}, backbone, CLASSES), backbone)
+    assert graphs == [False, True]
 
 
 def test_the_templates_of_promptsrc_are_saved_and_no_bank_is_asked_again(backbone: Backbone, tmp_path: Path) -> None:

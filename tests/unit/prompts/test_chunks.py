@@ -93,6 +93,33 @@ def test_what_is_kept_is_counted_over_all_that_is_encoded_in_a_block(bank: Promp
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("kept_rows", [0, 40, 50, 60])
+def test_a_chunk_that_is_alone_counts_like_the_others(bank: PromptBank, kept_rows: int) -> None:
+    prompts, few = bank.lay_out(NAMES), bank.lay_out(NAMES[:5])  # four chunks, and one
+    contexts = bank.starting_contexts().requires_grad_(True)
+    kept = 0
+
+    def weigh(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.numel()
+        return tensor
+
+    def weighed(limits: ChunkLimits) -> tuple[int, int]:
+        nonlocal kept
+        kept = 0
+        with limit_chunks(limits), torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
+            prompts.encode(contexts)
+            of_first = kept
+            few.encode(contexts)
+        return of_first, kept - of_first
+
+    (of_first, of_few), (all_of_first, all_of_few) = (
+        weighed(ChunkLimits(rows=10, kept_rows=number)) for number in (kept_rows, 60)
+    )
+    assert (of_first == all_of_first) == (kept_rows >= 40)
+    assert of_few == all_of_few if kept_rows >= 50 else of_few < all_of_few / 10
+
+
 @pytest.mark.parametrize(
     ("full_bytes", "kept_rows", "times"), [(None, 0, 0), (1000, 0, 0), (999, 40, 4), (999, 20, 6), (999, 0, 8)]
 )

@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.backbone_files import write_with_vision_transformer
 from torch.nn import functional
 
+from promptmix import runtime
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
+from promptmix.distributed.rows import Share
 from promptmix.errors import ConfigError
 from promptmix.methods.base import Method
 from promptmix.methods.registry import build_method
@@ -148,6 +152,83 @@ def test_too_little_memory_is_refused_with_what_is_needed(backbone: Backbone) ->
     method, build = made(backbone)
     with pytest.raises(ConfigError, match=r"--max-memory 100 MiB is too little: 2,400 prompts a step need about \d+ MiB"):
         plan_chunks(method, build, 4, 100 * 2**20)
+
+
+@pytest.mark.usefixtures("nothing_held")
+def test_a_rank_to_which_no_row_falls_has_a_plan_too(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, build = made(backbone, "coop", {}, NAMES[:2])
+    monkeypatch.setattr(chunking, "own_share", lambda total: Share(first=0, count=total // 3, total=total))
+    plan = plan_chunks(method, build, 4, 2**33)
+    assert plan is not None
+    assert plan.limits.rows >= 1
+
+
+@pytest.mark.usefixtures("nothing_held")
+def test_all_ranks_encode_as_many_rows_at_a_time(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunking, "gather_json", lambda own: [own, 17])
+    plan = plan_chunks(*made(backbone), 4, 2**33)
+    assert plan is not None
+    assert plan.limits.rows == 17
+    assert plan.limits.kept_rows % 17 == 0
+
+
+@pytest.mark.usefixtures("nothing_held")
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_texts_that_ranks_do_not_split_count_whole(backbone: Backbone, monkeypatch: pytest.MonkeyPatch, dropout: float) -> None:
+    method, build = made(backbone, "clip-lora", {"towers": "text", "dropout": dropout}, NAMES[:60])
+    alone = plan_chunks(method, build, 4, 2**33)
+    monkeypatch.setattr(chunking, "own_share", lambda total: Share(first=0, count=total // 3, total=total))
+    of_three = plan_chunks(method, build, 4, 2**33)
+    assert alone is not None and of_three is not None
+    assert (alone.rows, of_three.rows) == ((60, 60) if dropout > 0 else (60, 20))
+    assert (alone.row_bytes == of_three.row_bytes) == (dropout > 0)  # in truth each rank weighs its own share alone
+
+
+@pytest.mark.skipif(runtime._glibc() is None, reason="only glibc is asked what it does with freed memory")
+def test_what_others_have_freed_in_this_process_counts_for_nothing(backbone: Backbone) -> None:
+    made_here = made(backbone, names=NAMES[:10])
+    before = plan_chunks(*made_here, 4, 2**33)
+    runtime.keep_freed_memory()
+    blocks = [torch.ones(2**18) for _ in range(200)]
+    last = blocks.pop()  # behind the others, so that the end of the heap alone frees nothing
+    del blocks
+    after = plan_chunks(*made_here, 4, 2**33)
+    assert before is not None and after is not None
+    assert after.expected_bytes < before.expected_bytes + 100 * 2**20
+    assert bool((last == 1).all())
+
+
+@pytest.mark.usefixtures("nothing_held")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("clip-lora", {}), ("clip-lora", {"towers": "vision"}), ("maple", {}), ("lasp", {"visual_layer_norms": True})],
+)
+def test_the_graph_of_pictures_counts_where_the_image_tower_is_tuned(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    write_with_vision_transformer(tmp_path)
+    backbone = load_backbone(str(tmp_path), device="cpu")
+    method, build = made(backbone, name, options, NAMES[:12])
+    few, many = (plan_chunks(method, build, batch_size, 2**33) for batch_size in (2, 102))
+    if options.get("towers") == "vision":
+        assert few is many is None  # no text is encoded, so there is nothing to plan
+        return
+    assert few is not None and many is not None
+    pixels = torch.zeros(100, *2 * [backbone.config.preprocess.crop], 3, dtype=torch.uint8)
+    with chunking._weighing(method) as kept:
+        features = method.encode_training_pixels(pixels, 0)
+    assert features.requires_grad
+    assert 0.9 < (many.expected_bytes - few.expected_bytes) / sum(kept.values()) < 1.5
+
+
+@pytest.mark.usefixtures("nothing_held")
+def test_what_one_prompt_is_held_against_counts(backbone: Backbone) -> None:
+    few, many = (
+        plan_chunks(*made(backbone, "lasp", {"templates": [f"{word} {{}}." for word in words]}), 4, 2**33)
+        for words in (["a"], ["a", *(f"the {number}th" for number in range(29))])
+    )
+    assert few is not None and many is not None
+    assert few.rows == many.rows == len(NAMES)
+    # Logits, their softmax and its gradient, of 29 templates more.
+    assert many.expected_bytes - few.expected_bytes > 3 * 4 * 29 * len(NAMES) ** 2
 
 
 def test_a_step_within_the_limits_is_the_step_without(backbone: Backbone) -> None:

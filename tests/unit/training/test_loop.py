@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from promptmix import runtime
 from promptmix.backbones.base import Backbone
 from promptmix.backbones.registry import load_backbone
 from promptmix.data.pictograms import draw_set
 from promptmix.data.records import LabelledPictures
 from promptmix.errors import CheckpointError, ConfigError, InterruptedRun, OutOfMemoryError
+from promptmix.memory import held_memory_bytes
 from promptmix.methods.base import Method, MethodConfig, Recipe
 from promptmix.prompts.chunks import ChunkLimits, chunk_limits
 from promptmix.runtime import torch_generator
@@ -336,6 +338,45 @@ def test_where_memory_runs_out_once_fewer_prompts_at_a_time_give_the_same(
     for name, value in taken[0].items():
         assert torch.equal(value, taken[1][name])
     assert [record.message for record in caplog.records] == ["out of memory; from now on 256 prompts at a time instead of 1024"]
+
+
+def test_where_memory_runs_out_what_was_freed_is_handed_back_and_room_is_made_as_planned(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[object] = []
+    method = Hungry(backbone, 300, False)
+    take = method.training_step
+
+    def watched(batch: Batch) -> StepOutput:
+        done.append(chunk_limits())
+        return take(batch)
+
+    monkeypatch.setattr(method, "training_step", watched)
+    monkeypatch.setattr(loop, "hand_back_freed_memory", lambda: done.append("handed back"))
+    pictures = CachedFeed(torch.ones(PICTURES, 1, WIDTH), torch.arange(PICTURES) % 3, 1)
+    train(method, Recipe(epochs=1, batch_size=PICTURES), pictures, limits=ChunkLimits(kept_rows=2048, full_bytes=2**40))
+    # At the end for what else the process does.
+    tightened = ChunkLimits(rows=256, kept_rows=0, full_bytes=2**40)
+    assert done == [ChunkLimits(kept_rows=2048, full_bytes=2**40), "handed back", tightened, "handed back"]
+
+
+@pytest.mark.skipif(runtime._glibc() is None, reason="only glibc is asked what it does with freed memory")
+def test_what_training_has_freed_is_no_longer_held_after_it(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, learnt = Linear(backbone), []
+    take = method.training_step
+
+    def wasteful(batch: Batch) -> StepOutput:
+        blocks = [torch.ones(2**18) for _ in range(200)]
+        learnt.append(blocks.pop())  # behind the others, so that the end of the heap alone frees nothing
+        return take(batch)
+
+    monkeypatch.setattr(method, "training_step", wasteful)
+    runtime.hand_back_freed_memory()  # what earlier tests left
+    before = held_memory_bytes()
+    pictures = CachedFeed(torch.ones(PICTURES, 1, WIDTH), torch.arange(PICTURES) % 3, 1)
+    train(method, Recipe(epochs=1, batch_size=PICTURES), pictures)
+    assert len(learnt) == 1
+    assert held_memory_bytes() < before + 100 * 2**20
 
 
 def test_a_step_of_few_prompts_is_cut_too(backbone: Backbone, caplog: pytest.LogCaptureFixture) -> None:
