@@ -20,7 +20,7 @@ types_checked = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=Tru
 
 def install(package: str) -> None:
     """Have every module of the package that is imported from here on check what its functions and dataclasses are given."""
-    jaxtyping.jaxtyped = checked  # what the modules are decorated with
+    jaxtyping.jaxtyped = checked  # type: ignore[assignment] # what the modules are decorated with
     jaxtyping.install_import_hook(package, "tests.type_checks.types_checked")
 
 
@@ -30,7 +30,7 @@ def checked(wanted: Any = None, *, typechecker: Callable[[Any], Any] = types_che
         return lambda wanted: checked(wanted, typechecker=typechecker)
     if inspect.isclass(wanted):
         if dataclasses.is_dataclass(wanted) and "__init__" in vars(wanted):
-            wanted.__init__ = checked(wanted.__init__, typechecker=typechecker)
+            wanted.__init__ = checked(wanted.__init__, typechecker=typechecker)  # type: ignore[method-assign]
         return wanted
     # The arguments of a generator are to be checked when it is called, not when it is first asked.
     if not inspect.isfunction(wanted) or inspect.isgeneratorfunction(wanted):
