@@ -5,6 +5,10 @@ MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .PHONY: help demo test bench clean
 
+# What Python compiles it keeps, whatever the environment says: else each of the many processes that the tests start would compile
+# torch again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The first Python that is new enough; another one: make demo PYTHON=/path/to/python3
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \

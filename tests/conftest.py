@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
-import jaxtyping
 import pytest
+from tests import type_checks
 
 # Libraries read these when they are first imported, so they are set before that; processes that tests start have them too.
 os.environ.update(
@@ -26,9 +26,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 for name in ("FORCE_COLOR", "PY_COLORS", "CLICOLOR_FORCE", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
     os.environ.pop(name, None)
 
-# Every module of the package that is imported from here on checks the types and shapes in its signatures. As for mypy, a whole
-# number may stand where a float is asked for.
-jaxtyping.install_import_hook("promptmix", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+type_checks.install("promptmix")
 
 hypothesis.settings.register_profile("promptmix", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("promptmix")

@@ -182,20 +182,15 @@ def _json(value: object) -> tuple[bytes, dict[str, str]]:
 
 
 @contextmanager
-def served_hub(cache: Path, token: str | None = TOKEN) -> Iterator[Hub]:
-    """A hub that the library in this process asks instead of the real one, with an empty cache in a folder."""
+def hub_at(address: str, cache: Path, token: str | None = None, offline: bool = False) -> Iterator[None]:
+    """The library in this process asks this address instead of the real hub, and has its cache in a folder."""
     import huggingface_hub
     from huggingface_hub import constants
 
-    hub = Hub(cache=cache)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "ENDPOINT", hub.address)
-        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}")
-        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "ENDPOINT", address)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+        patch.setattr(constants, "HF_HUB_OFFLINE", offline)
         patch.setattr(constants, "HF_HUB_CACHE", str(cache))
         patch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no-token"))
         patch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
@@ -203,10 +198,25 @@ def served_hub(cache: Path, token: str | None = TOKEN) -> Iterator[Hub]:
             patch.delenv("HF_TOKEN", raising=False)
         else:
             patch.setenv("HF_TOKEN", token)
+        huggingface_hub.close_session()  # it may have been made offline
         try:
-            yield hub
+            yield
         finally:
             huggingface_hub.close_session()
-            server.shutdown()
-            server.server_close()
-            thread.join()
+
+
+@contextmanager
+def served_hub(cache: Path, token: str | None = TOKEN) -> Iterator[Hub]:
+    """A hub that the library in this process asks instead of the real one, with an empty cache in a folder."""
+    hub = Hub(cache=cache)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    hub.address = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        with hub_at(hub.address, cache, token):
+            yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -16,10 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.new_processes import Command, quick_workers
 
 from promptmix.data.drawn_task import block_of_classes, draw_shots, draw_tests
 from promptmix.data.pictograms import UNSEEN_STYLES
 from promptmix.errors import CheckpointError, DataError
+from promptmix.training import loop
+
+__all__ = ["quick_workers"]
 
 Promptmix = Callable[..., Any]
 CLASSES = block_of_classes(0)[0][:4]
@@ -295,16 +299,17 @@ def test_where_all_runs_failed_json_says_why(
     assert "could not be written down" in done.err
 
 
-def command(pets: Path, out: Path, *options: str, often: bool = False) -> list[str]:
-    """A bench in a process of its own; ``often`` writes a checkpoint after every step."""
-    patch = "from promptmix.training import loop; loop._SECONDS_BETWEEN_CHECKPOINTS = 0; " if often else ""
-    start = [sys.executable, "-c", f"{patch}from promptmix.cli.main import run; run()"]
+def words_of(pets: Path, out: Path, *options: str) -> list[str]:
     arguments = ["bench", "base-to-new", "--data", str(pets), "--methods", "coop,linear-probe", "--shots", "4"]
-    arguments += ["--seeds", "1,2", "--set", "recipe.epochs=40", "--set", "recipe.batch_size=2", "--set", "augmentation.views=1"]
-    return [*start, *arguments, "--out", str(out), "--device", "cpu", *options]
+    arguments += ["--seeds", "1,2", "--set", "recipe.epochs=30", "--set", "recipe.batch_size=2", "--set", "augmentation.views=1"]
+    return [*arguments, "--out", str(out), "--device", "cpu", *options]
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> bool:
+def checkpoints_after_every_step() -> None:
+    loop._SECONDS_BETWEEN_CHECKPOINTS = 0
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | Command) -> bool:
     """Wait for something; False where the process ended before."""
     deadline = time.monotonic() + 120
     while not condition():
@@ -319,29 +324,24 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> b
 def whole(promptmix: Promptmix, pets: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What an uninterrupted bench gives."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    promptmix(*command(pets, out, "--jobs", "1")[3:]).works()
+    promptmix(*words_of(pets, out, "--jobs", "1")).works()
     results = results_of(out)
     assert len(results) == 4
     return results
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals differ")
+@pytest.mark.usefixtures("quick_workers")
 @pytest.mark.parametrize(("jobs", "often"), [("1", True), ("2", False)])
 def test_a_bench_killed_at_any_moment_ends_as_if_it_had_not_been(
-    pets: Path, whole: dict[str, Any], tmp_path: Path, subprocess_environment: dict[str, str], jobs: str, often: bool
+    promptmix: Promptmix, pets: Path, whole: dict[str, Any], tmp_path: Path, jobs: str, often: bool
 ) -> None:
     out = tmp_path / "out"
     chance = np.random.default_rng(int(jobs))
     kills = 0
     for attempt in range(2):
-        process = subprocess.Popen(
-            command(pets, out, "--jobs", jobs, often=often),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=subprocess_environment,
-            start_new_session=True,
-        )
+        prepare = checkpoints_after_every_step if often else None
+        process = Command(tmp_path / "said", *words_of(pets, out, "--jobs", jobs), prepare=prepare)
         lines = int(chance.integers(1, 30))
 
         def has_begun(lines: int = lines, attempt: int = attempt) -> bool:
@@ -354,30 +354,21 @@ def test_a_bench_killed_at_any_moment_ends_as_if_it_had_not_been(
             kills += 1
         process.communicate(timeout=60)
     assert kills
-    finish = subprocess.run(
-        command(pets, out, "--jobs", jobs), capture_output=True, text=True, env=subprocess_environment, timeout=120
-    )
-    assert finish.returncode == 0, finish.stderr
+    promptmix(*words_of(pets, out, "--jobs", jobs)).works()
     assert results_of(out) == whole
     assert not list(out.rglob("checkpoint.safetensors"))
     assert not list(out.rglob("failed.json"))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals differ")
+@pytest.mark.usefixtures("quick_workers")
 @pytest.mark.parametrize(("jobs", "everyone"), [("1", False), ("2", True)])
 def test_ctrl_c_writes_checkpoints_and_says_how_to_go_on(
-    pets: Path, whole: dict[str, Any], tmp_path: Path, subprocess_environment: dict[str, str], jobs: str, everyone: bool
+    promptmix: Promptmix, pets: Path, whole: dict[str, Any], tmp_path: Path, jobs: str, everyone: bool
 ) -> None:
     """Whether the signal reaches all processes, as from a terminal, or the first alone."""
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        command(pets, out, "--jobs", jobs),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=subprocess_environment,
-        start_new_session=True,
-    )
+    process = Command(tmp_path / "said", *words_of(pets, out, "--jobs", jobs))
     assert wait_for(lambda: any(path.stat().st_size for path in out.glob("runs/*coop*/log.jsonl")), process)
     (os.killpg if everyone else os.kill)(process.pid, signal.SIGINT)
     printed, err = process.communicate(timeout=60)
@@ -386,10 +377,7 @@ def test_ctrl_c_writes_checkpoints_and_says_how_to_go_on(
     assert err.count("\n") == 1, err
     assert re.search(r"stopped with [01] of 4 runs done; the same command goes on in ", err)
     assert list(out.glob("runs/*coop*/checkpoint.safetensors"))
-    finish = subprocess.run(
-        command(pets, out, "--jobs", jobs), capture_output=True, text=True, env=subprocess_environment, timeout=120
-    )
-    assert finish.returncode == 0, finish.stderr
+    promptmix(*words_of(pets, out, "--jobs", jobs)).works()
     assert results_of(out) == whole
 
 
@@ -410,8 +398,9 @@ def children_of(process: int) -> set[int]:
 def test_no_worker_goes_on_without_the_process_that_started_it(
     pets: Path, tmp_path: Path, subprocess_environment: dict[str, str]
 ) -> None:
+    start = [sys.executable, "-c", "from promptmix.cli.main import run; run()"]
     process = subprocess.Popen(
-        command(pets, tmp_path / "out", "--jobs", "2"),
+        [*start, *words_of(pets, tmp_path / "out", "--jobs", "2")],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         text=True,

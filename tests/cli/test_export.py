@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,22 @@ def run(promptmix: Promptmix, pictures: Path, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="module")
-def exported(promptmix: Promptmix, run: Path) -> Path:
+def made_once() -> Iterator[None]:
+    """The graph of the run takes long to make, and is made once for all files that are written of it."""
+    make, graphs = export.onnx_graph, list[Any]()
+
+    def once(*given: Any) -> Any:
+        if not graphs:
+            graphs.append(make(*given))
+        return copy.deepcopy(graphs[0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "onnx_graph", once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def exported(promptmix: Promptmix, run: Path, made_once: None) -> Path:
     out = run.parent / "model.onnx"
     done = promptmix("export", run, "--out", out)
     done.works()
@@ -147,6 +163,7 @@ def test_info_shows_what_travels_in_the_file(promptmix: Promptmix, exported: Pat
     assert lines[0] == 'classes: ["anchor", "cat", "skull"]'
 
 
+@pytest.mark.usefixtures("made_once")
 def test_small_files_are_checked_on_ones_own_pictures(promptmix: Promptmix, run: Path, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "small.onnx"
     done = promptmix("export", run, "--out", out, "--int8", "--check", pictures / "new", "--json")
@@ -162,6 +179,7 @@ def test_small_files_are_checked_on_ones_own_pictures(promptmix: Promptmix, run:
     promptmix("export", run, "--out", out).fails(4, "small.onnx is there already; choose another file, or pass --overwrite")
 
 
+@pytest.mark.usefixtures("made_once")
 def test_a_difference_is_refused_with_an_exit_code(
     promptmix: Promptmix, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

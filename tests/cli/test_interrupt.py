@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.new_processes import Command
 
 from promptmix.features import extract
 from promptmix.model_folder import read_model
@@ -22,10 +21,10 @@ from promptmix.training import loop, run
 Promptmix = Callable[..., Any]
 
 # Several batches an epoch, so that a signal comes in the middle of one.
-OPTIONS = ["--epochs", "50", "--set", "recipe.batch_size=4", "--set", "recipe.averaging=second_half"]
+OPTIONS = ["--epochs", "24", "--set", "recipe.batch_size=4", "--set", "recipe.averaging=second_half"]
 
 
-def wait_for_lines(path: Path, lines: int, process: subprocess.Popen[str]) -> None:
+def wait_for_lines(path: Path, lines: int, process: Command) -> None:
     deadline = time.monotonic() + 60
     while not path.is_file() or len(path.read_text(encoding="utf-8").splitlines()) < lines:
         assert process.poll() is None, process.communicate()
@@ -44,28 +43,11 @@ def whole(promptmix: Promptmix, photos: Path, tmp_path_factory: pytest.TempPathF
 @pytest.mark.skipif(os.name != "posix", reason="signals differ")
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_stopped_in_training_and_resumed_is_the_uninterrupted_one(
-    promptmix: Promptmix,
-    photos: Path,
-    whole: Path,
-    tmp_path: Path,
-    subprocess_environment: dict[str, str],
-    kind: signal.Signals,
+    promptmix: Promptmix, photos: Path, whole: Path, tmp_path: Path, kind: signal.Signals
 ) -> None:
     cut = tmp_path / "cut"
-    command = [
-        sys.executable,
-        "-c",
-        "from promptmix.cli.main import run; run()",
-        "train",
-        str(photos),
-        "--out",
-        str(cut),
-        *OPTIONS,
-    ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=subprocess_environment, start_new_session=True
-    )
-    wait_for_lines(cut / "log.jsonl", 15, process)
+    process = Command(tmp_path / "said", "train", photos, "--out", cut, *OPTIONS)
+    wait_for_lines(cut / "log.jsonl", 6, process)
     process.send_signal(kind)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -16,18 +16,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.many_ranks import command_on_ranks
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for the ranks in /proc")
 
 Promptmix = Callable[..., Any]
 
 # Gently, so that what differs by rounding has not grown after hundreds of steps.
-OPTIONS = ["--method", "coop", "--epochs", "40", "--set", "recipe.batch_size=4", "--set", "recipe.rate=0.0002", "--no-cache"]
+OPTIONS = ["--method", "coop", "--epochs", "24", "--set", "recipe.batch_size=4", "--set", "recipe.rate=0.0002", "--no-cache"]
 OPTIONS += ["--set", "recipe.averaging=second_half"]
 
 
-def start(*arguments: str | Path, ranks: int = 2) -> subprocess.Popen[str]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "promptmix"]
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "promptmix"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
         [*torchrun, *map(str, arguments)],
@@ -90,14 +91,13 @@ def test_two_ranks_write_the_run_of_one(promptmix: Promptmix, photos: Path, whol
     assert sorted(path.name for path in out.rglob("*")) == sorted(path.name for path in whole.rglob("*"))
     epochs = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     before = [json.loads(line) for line in (whole / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [line["epoch"] for line in epochs] == list(range(40))
+    assert [line["epoch"] for line in epochs] == list(range(24))
     assert [line["loss"] for line in epochs] == pytest.approx([line["loss"] for line in before], abs=1e-4)
     measured, expected = (json.loads((one / "result.json").read_text(encoding="utf-8")) for one in (out, whole))
     assert measured["metrics"]["accuracy"] == expected["metrics"]["accuracy"]
     # Finished is finished, however many ask.
-    process = start("train", photos, "--out", out, *OPTIONS, "--resume")
-    printed, told = said(process)
-    assert (process.returncode, printed.count("\nmodel: "), len(told)) == (0, 1, 1)
+    codes, printed, told = command_on_ranks(2, tmp_path / "ranks", "train", photos, "--out", out, *OPTIONS, "--resume")
+    assert (codes, printed.count("\nmodel: "), len(told)) == ([0, 0], 1, 1)
     assert "finished before" in told[0]
 
 
@@ -145,8 +145,8 @@ def test_a_run_that_ended_early_is_resumed_on_any_number_of_ranks(
     if ranks == 1:
         promptmix("train", photos, "--out", out, *OPTIONS, "--resume").works()
     else:
-        process = start("train", photos, "--out", out, *OPTIONS, "--resume", ranks=ranks)
-        assert said(process)[1] == [] and process.returncode == 0
+        codes, _, told = command_on_ranks(ranks, tmp_path / "ranks", "train", photos, "--out", out, *OPTIONS, "--resume")
+        assert told == [] and codes == [0] * ranks
     assert_same_model(out, whole)
 
 
@@ -158,5 +158,8 @@ def test_what_is_wrong_on_one_rank_is_told_once(photos: Path, tmp_path: Path) ->
     assert process.returncode != 0 and printed == ""
     assert len(told) == 1, told
     assert "of 2: " in told[0] and "99.png" in told[0] and "--skip-bad" in told[0]
-    process = start("train", photos, "--out", tmp_path / "out2", "--set", "method.wordz=no")
-    assert [line.partition("of 2: ")[2][:25] for line in said(process)[1]] == ["options of method mocoop:"]
+    codes, _, told = command_on_ranks(
+        2, tmp_path / "ranks", "train", photos, "--out", tmp_path / "out2", "--set", "method.wordz=no"
+    )
+    assert codes == [3, 3]
+    assert [line.partition("of 2: ")[2][:25] for line in told] == ["options of method mocoop:"]

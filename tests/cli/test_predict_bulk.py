@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.new_processes import Command
 
 from promptmix.data.pictograms import draw_set
 from promptmix.inference import bulk, bulk_parts
@@ -147,19 +147,18 @@ def test_every_kind_of_source(promptmix: Promptmix, photos: Path, trained: Path,
 @pytest.mark.skipif(os.name != "posix", reason="signals differ")
 @pytest.mark.parametrize("file_format", ["parquet", "csv"])
 def test_a_job_that_was_killed_goes_on_to_the_same_bytes(
-    promptmix: Promptmix, trained: Path, many: Path, tmp_path: Path, subprocess_environment: dict[str, str], file_format: str
+    promptmix: Promptmix, trained: Path, many: Path, tmp_path: Path, file_format: str
 ) -> None:
     cut = tmp_path / "cut"
     arguments = ["predict", str(trained), str(many), "--rows-per-file", "10", "--format", file_format, "-q", "--out"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from promptmix.cli.main import run; run()", *arguments, str(cut)], env=subprocess_environment
-    )
+    process = Command(tmp_path / "output", *arguments, cut)
     deadline = time.monotonic() + 60
     while len(list(cut.glob("part-*"))) < 2:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.communicate(60)
+    assert process.returncode == -signal.SIGKILL
     finished = files_of(cut)
     assert len([name for name in finished if name.startswith("part-")]) < 10
     assert not (cut / "summary.json").exists()

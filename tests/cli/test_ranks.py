@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import socket
 from pathlib import Path
 
 import torch
 import typer
+from tests.many_ranks import free_port
+from tests.new_processes import new_processes
 from torch.nn import functional
 
 from promptmix.backbones.registry import load_backbone
@@ -57,10 +57,7 @@ def training_that_ends(own: int, port: int, folder: Path) -> None:
 
 
 def test_a_rank_that_runs_out_of_memory_ends_the_run_and_says_so(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
+    context, port = new_processes(), free_port()
     ranks = [context.Process(target=training_that_ends, args=(own, port, tmp_path)) for own in range(2)]
     for process in ranks:
         process.start()

@@ -206,6 +206,17 @@ def fitted(
     return method
 
 
+_FITTED: dict[str, Method] = {}
+
+
+def fitted_before(name: str, backbone: Backbone) -> Method:
+    """The same with nothing said: a copy of one that is trained once for all tests that only look at what has been learnt."""
+    if name not in _FITTED:
+        _FITTED[name] = fitted(name, backbone)
+    shared = (backbone, backbone.text, backbone.vision, backbone.tokenizer)
+    return copy.deepcopy(_FITTED[name], {id(part): part for part in shared})
+
+
 def logits_of(method: Method) -> Tensor:
     return method.classifier().logits(new_features(method))
 
@@ -233,7 +244,7 @@ def saved(method: Method, backbone: Backbone) -> SavedModel:
 
 @EVERY
 def test_saved_options_make_the_same_method_again(name: str, backbone: Backbone) -> None:
-    first = fitted(name, backbone)
+    first = fitted_before(name, backbone)
     written = json.loads(json.dumps(first.saved_options()))
     again = build_method(first.name, written, backbone, CLASSES)
     again.load_learnt_state(first.learnt_state())
@@ -306,14 +317,14 @@ def test_training_leaves_the_backbone_alone(name: str, backbone: Backbone) -> No
 
 @LEARNING
 def test_learning_changes_every_parameter(name: str, backbone: Backbone) -> None:
-    before, trained = untrained(name, backbone).learnt_state(), fitted(name, backbone).learnt_state()
+    before, trained = untrained(name, backbone).learnt_state(), fitted_before(name, backbone).learnt_state()
     # A router over one expert has nothing to decide, so its gradient is 0; weight decay alone moves it.
     assert [key for key in trained if torch.equal(trained[key], before[key])] == []
 
 
 @LEARNING
 def test_loading_is_strict(name: str, backbone: Backbone) -> None:
-    method = fitted(name, backbone)
+    method = fitted_before(name, backbone)
     state = method.learnt_state()
     first = next(iter(state))
     with pytest.raises(CheckpointError, match=f"lack {first}"):
@@ -326,7 +337,7 @@ def test_loading_is_strict(name: str, backbone: Backbone) -> None:
 
 @EVERY
 def test_a_saved_model_gives_the_same_logits_to_the_bit(name: str, backbone: Backbone, tmp_path: Path) -> None:
-    method = fitted(name, backbone)
+    method = fitted_before(name, backbone)
     features, expected = new_features(method), logits_of(method)
     # Names of several lengths, so that in the file the tensors do not all lie where a processor likes them best.
     for length in range(4):
@@ -340,7 +351,7 @@ def test_a_saved_model_gives_the_same_logits_to_the_bit(name: str, backbone: Bac
 
 @TAKES_NEW_CLASSES
 def test_a_saved_model_takes_the_same_new_classes(name: str, backbone: Backbone, tmp_path: Path) -> None:
-    model = saved(fitted(name, backbone), backbone)
+    model = saved(fitted_before(name, backbone), backbone)
     write_model(tmp_path / "model", model)
     added, again = (add_classes(one, ["skull"], backbone) for one in (model, read_model(tmp_path / "model")))
     assert again.class_names == added.class_names
@@ -349,7 +360,7 @@ def test_a_saved_model_takes_the_same_new_classes(name: str, backbone: Backbone,
 
 @BY_GRADIENT
 def test_prediction_sees_pictures_as_training_did(name: str, backbone: Backbone, tmp_path: Path) -> None:
-    method = fitted(name, backbone).eval()  # so that nothing is dropped at random
+    method = fitted_before(name, backbone).eval()  # so that nothing is dropped at random
     write_model(tmp_path / "model", saved(method, backbone))
     # As the predictor has it: the text tower is not there, unless it has to be.
     pictures_only = backbone if method.needs_text_to_predict else dataclasses.replace(backbone, text=None, tokenizer=None)
@@ -368,7 +379,7 @@ def test_prediction_sees_pictures_as_training_did(name: str, backbone: Backbone,
 
 @BY_GRADIENT
 def test_the_classifier_says_what_training_saw(name: str, backbone: Backbone) -> None:
-    method = fitted(name, backbone).eval()  # so that nothing is dropped at random
+    method = fitted_before(name, backbone).eval()  # so that nothing is dropped at random
     batch = batch_of(method, backbone)
     output = method.training_step(batch)
     classifier = method.classifier()
@@ -383,7 +394,7 @@ def test_the_classifier_says_what_training_saw(name: str, backbone: Backbone) ->
 
 @BY_GRADIENT
 def test_a_step_changes_nothing_and_says_the_same_again(name: str, backbone: Backbone) -> None:
-    method = fitted(name, backbone)
+    method = fitted_before(name, backbone)
     batch = batch_of(method, backbone)
     given, before = batch.image_features.detach().clone(), method.learnt_state()
     first, second = method.training_step(batch), method.training_step(batch)
@@ -397,7 +408,7 @@ def test_a_step_changes_nothing_and_says_the_same_again(name: str, backbone: Bac
 @BY_GRADIENT
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_the_size_of_a_batch_changes_no_logit(name: str, size: int, backbone: Backbone) -> None:
-    method = fitted(name, backbone).eval()  # so that nothing is dropped at random
+    method = fitted_before(name, backbone).eval()  # so that nothing is dropped at random
     whole = method.training_step(batch_of(method, backbone))
     part = method.training_step(batch_of(method, backbone, size))
     torch.testing.assert_close(part.logits, whole.logits[:size], rtol=1e-4, atol=1e-4)
@@ -406,7 +417,7 @@ def test_the_size_of_a_batch_changes_no_logit(name: str, size: int, backbone: Ba
 
 @EVERY
 def test_a_classifier_and_a_state_stay_as_they_were(name: str, backbone: Backbone) -> None:
-    method = fitted(name, backbone)
+    method = fitted_before(name, backbone)
     classifier, state = method.classifier(), method.learnt_state()
     logits, kept = classifier.logits(table(1)), {key: value.clone() for key, value in state.items()}
     assert not logits.requires_grad
@@ -435,7 +446,7 @@ def test_a_seed_says_it_all(name: str, backbone: Backbone) -> None:
 
 @BY_GRADIENT
 def test_another_seed_is_another_run(name: str, backbone: Backbone) -> None:
-    assert not torch.equal(logits_of(fitted(name, backbone, seed=0)), logits_of(fitted(name, backbone, seed=1)))
+    assert not torch.equal(logits_of(fitted(name, backbone, seed=0)), logits_of(fitted_before(name, backbone)))
 
 
 @BY_GRADIENT
@@ -452,7 +463,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(name: str, backbone: 
         fitted(name, backbone, checkpoint_path=path, on_step=stop_in_the_second_epoch)
     resumed = fitted(name, backbone, checkpoint_path=path, on_step=stop_in_the_second_epoch)
     assert taken == [1, 2, 3, 4, 5, 6]
-    whole = fitted(name, backbone)
+    whole = fitted_before(name, backbone)
     state = whole.learnt_state()
     assert [key for key, value in resumed.learnt_state().items() if not torch.equal(value, state[key])] == []
     assert torch.equal(logits_of(resumed), logits_of(whole))
@@ -593,7 +604,7 @@ def test_an_underscore_in_a_name_reads_as_a_space(name: str, backbone: Backbone)
 
 @EVERY
 def test_classes_are_added_without_a_change_to_the_others_or_refused_with_a_reason(name: str, backbone: Backbone) -> None:
-    model = saved(fitted(name, backbone), backbone)
+    model = saved(fitted_before(name, backbone), backbone)
     features = table(1)
     if name in KNOW_THEIR_CLASSES_ONLY:
         with pytest.raises(ConfigError, match=KNOW_THEIR_CLASSES_ONLY[name]):

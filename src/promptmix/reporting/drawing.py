@@ -151,6 +151,7 @@ def drawable(text: str) -> str:
     return "".join(character if ord(character) in _characters() else "□" for character in " ".join(text.split()))
 
 
+@functools.lru_cache(4096)  # the same names stand in every panel
 def fitted(text: str, inches: float, points: float) -> str:
     """The text, or as much of it as fits: the middle goes, for often only the ends of names tell them apart."""
     text = drawable(text)

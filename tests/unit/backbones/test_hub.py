@@ -8,22 +8,43 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from tests.backbone_files import write_open_clip
+from tests.cli.conftest import Done, Promptmix, promptmix
+from tests.hub_server import hub_at
 
 from promptmix.backbones.registry import bundled_folder
 from promptmix.hub_access import is_hub_name
+
+__all__ = ["promptmix"]
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
-def info(name: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """``promptmix info NAME`` in a process of its own, because the hub's library reads its settings when it is imported."""
+NOBODY = "http://127.0.0.1:9"  # any attempt to reach a hub there fails
+
+
+Info = Callable[..., Done]
+
+
+@pytest.fixture
+def info(promptmix: Promptmix) -> Info:
+    """``promptmix info NAME``, where the hub's library has the settings that it takes from the environment otherwise."""
+
+    def call(name: str, home: Path, *, endpoint: str = NOBODY, offline: bool = False) -> Done:
+        with hub_at(endpoint, home / "hub", offline=offline):
+            return promptmix("info", name, "--json")
+
+    return call
+
+
+def info_with(name: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own: the library reads its settings when it is imported."""
     settings = {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": os.pathsep.join(sys.path), **environment}
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     command = [sys.executable, "-c", "from promptmix.cli.main import run; run()", "info", name, "--json"]
@@ -62,29 +83,39 @@ def test_what_a_name_on_the_hub_is(name: str, is_one: bool) -> None:
 
 
 @pytest.mark.parametrize("asked", ["someone/small-clip", "someone/small-clip@main", f"someone/small-clip@{COMMIT}"])
-def test_the_cache_is_used_without_the_network(asked: str, tmp_path: Path) -> None:
+def test_the_cache_is_used_without_the_network(info: Info, asked: str, tmp_path: Path) -> None:
     write_cache(tmp_path, "someone/small-clip", "main")
-    # Nothing answers there: any attempt to reach the hub would fail.
-    done = info(asked, tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["backbone"] == f"someone/small-clip@{COMMIT}"
+    done = info(asked, tmp_path)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["backbone"] == f"someone/small-clip@{COMMIT}"
 
 
 @pytest.mark.parametrize(
-    ("name", "environment", "words"),
+    ("name", "offline", "words"),
     [
-        ("someone/absent", {"HF_HUB_OFFLINE": "1"}, "lacks everything of it; HF_HUB_OFFLINE forbids"),
-        ("someone/absent", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "it cannot be downloaded"),
-        ("someone/small-clip@other", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE forbids"),
-        ("nobody", {"HF_HUB_OFFLINE": "1"}, "there is no folder 'nobody'"),
+        ("someone/absent", True, "lacks everything of it; HF_HUB_OFFLINE forbids"),
+        ("someone/absent", False, "it cannot be downloaded"),
+        ("someone/small-clip@other", True, "HF_HUB_OFFLINE forbids"),
+        ("nobody", True, "there is no folder 'nobody'"),
     ],
 )
-def test_what_is_nowhere_is_one_line(name: str, environment: dict[str, str], words: str, tmp_path: Path) -> None:
+def test_what_is_nowhere_is_one_line(info: Info, name: str, offline: bool, words: str, tmp_path: Path) -> None:
     write_cache(tmp_path, "someone/small-clip", "main")
-    done = info(name, tmp_path, **environment)
-    assert done.returncode == 5
+    done = info(name, tmp_path, offline=offline)
+    assert done.code == 5
     # The hub's library says on lines of its own that it tries again.
-    assert words in done.stderr.splitlines()[-1]
+    assert words in done.err.splitlines()[-1]
+
+
+def test_what_the_environment_says_of_the_hub_counts(hub: str, tmp_path: Path) -> None:
+    forbidden = info_with("someone/small-clip", tmp_path, HF_HUB_OFFLINE="1", HF_ENDPOINT=hub)
+    assert forbidden.returncode == 5
+    assert "lacks everything of it; HF_HUB_OFFLINE forbids" in forbidden.stderr
+    assert Hub.asked == []
+    done = info_with("someone/small-clip", tmp_path, HF_ENDPOINT=hub, HF_HUB_DISABLE_XET="1")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["backbone"] == f"someone/small-clip@{COMMIT}"
+    assert (tmp_path / "hub" / "models--someone--small-clip" / "snapshots" / COMMIT / "config.json").is_file()
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -141,56 +172,58 @@ def hub() -> Iterator[str]:
     thread.join()
 
 
-def test_what_the_cache_lacks_is_downloaded_once_and_nothing_else(hub: str, tmp_path: Path) -> None:
-    done = info("someone/small-clip", tmp_path, HF_ENDPOINT=hub, HF_HUB_DISABLE_XET="1")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["backbone"] == f"someone/small-clip@{COMMIT}"
+def test_what_the_cache_lacks_is_downloaded_once_and_nothing_else(info: Info, hub: str, tmp_path: Path) -> None:
+    done = info("someone/small-clip", tmp_path, endpoint=hub)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["backbone"] == f"someone/small-clip@{COMMIT}"
     fetched = {line.rpartition("/")[2] for line in Hub.asked if "/resolve/" in line}
     assert fetched == set(FILES)
     Hub.asked.clear()
-    again = info("someone/small-clip", tmp_path, HF_ENDPOINT=hub)
-    assert again.stdout == done.stdout
+    again = info("someone/small-clip", tmp_path, endpoint=hub)
+    assert again.out == done.out
     assert Hub.asked == []
 
 
 @pytest.mark.parametrize("lost", ["tokenizer.json", "model.safetensors"])
-def test_a_cache_that_another_program_filled_in_part_is_completed(hub: str, tmp_path: Path, lost: str) -> None:
+def test_a_cache_that_another_program_filled_in_part_is_completed(info: Info, hub: str, tmp_path: Path, lost: str) -> None:
     write_cache(tmp_path, "someone/small-clip", "main", tuple(name for name in FILES if name != lost))
-    offline = info("someone/small-clip", tmp_path, HF_HUB_OFFLINE="1")
-    assert offline.returncode == 5
-    assert f"lacks {'weights' if lost == 'model.safetensors' else lost} of it" in offline.stderr
-    done = info("someone/small-clip", tmp_path, HF_ENDPOINT=hub, HF_HUB_DISABLE_XET="1")
-    assert done.returncode == 0, done.stderr
+    offline = info("someone/small-clip", tmp_path, offline=True)
+    assert offline.code == 5
+    assert f"lacks {'weights' if lost == 'model.safetensors' else lost} of it" in offline.err
+    done = info("someone/small-clip", tmp_path, endpoint=hub)
+    assert done.code == 0, done.err
     assert {line.rpartition("/")[2] for line in Hub.asked if line.startswith("GET") and "/resolve/" in line} == {lost}
 
 
-def test_of_two_models_in_a_repository_the_one_that_can_be_read_is_fetched(hub: str, tmp_path: Path) -> None:
+def test_of_two_models_in_a_repository_the_one_that_can_be_read_is_fetched(info: Info, hub: str, tmp_path: Path) -> None:
     # As the image towers of timm lie beside the open_clip model they were taken from.
     write_open_clip(tmp_path / "model")
     names = ("open_clip_config.json", "open_clip_model.safetensors")
     Hub.files = {name: (tmp_path / "model" / name).read_bytes() for name in names}
     Hub.files |= {"config.json": b'{"architecture": "vit_base_patch32_clip_224"}', "model.safetensors": b"the image tower alone"}
-    done = info("someone/small-clip", tmp_path / "home", HF_ENDPOINT=hub, HF_HUB_DISABLE_XET="1")
-    assert done.returncode == 0, done.stderr
+    done = info("someone/small-clip", tmp_path / "home", endpoint=hub)
+    assert done.code == 0, done.err
     assert not any(line.endswith("/model.safetensors") for line in Hub.asked)
 
 
-def test_a_slip_in_the_name_of_a_folder_does_not_ask_the_hub(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slip_in_the_name_of_a_folder_does_not_ask_the_hub(
+    info: Info, hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
-    done = info("runs/clip", tmp_path / "home", HF_ENDPOINT=hub)
-    assert done.returncode == 5
-    assert "there is no folder 'runs/clip'" in done.stderr
+    done = info("runs/clip", tmp_path / "home", endpoint=hub)
+    assert done.code == 5
+    assert "there is no folder 'runs/clip'" in done.err
     assert Hub.asked == []
 
 
-def test_a_repository_that_is_not_there_or_holds_no_weights_is_one_line(hub: str, tmp_path: Path) -> None:
-    done = info("someone/else", tmp_path, HF_ENDPOINT=hub)
-    assert done.returncode == 5
-    assert "there is no folder 'someone/else'" in done.stderr
-    assert "the hub refuses it" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_a_repository_that_is_not_there_or_holds_no_weights_is_one_line(info: Info, hub: str, tmp_path: Path) -> None:
+    done = info("someone/else", tmp_path, endpoint=hub)
+    assert done.code == 5
+    assert "there is no folder 'someone/else'" in done.err
+    assert "the hub refuses it" in done.err
+    assert len(done.err.splitlines()) == 1
     Hub.files = {"config.json": b"{}"}
-    done = info("someone/small-clip", tmp_path, HF_ENDPOINT=hub)
-    assert done.returncode == 5
-    assert "is no CLIP or SigLIP that can be read: it has config.json" in done.stderr
+    done = info("someone/small-clip", tmp_path, endpoint=hub)
+    assert done.code == 5
+    assert "is no CLIP or SigLIP that can be read: it has config.json" in done.err

@@ -79,5 +79,5 @@ def memory_of_talking() -> dict[str, Tensor]:
 
 def test_long_words_are_not_taken_apart(tmp_path: Path) -> None:
     """What has been heard is there twice at the most, and so is what was said; not eight times, as a list of its bytes is."""
-    for told in on_ranks(memory_of_talking, 2, tmp_path / "ranks"):
+    for told in on_ranks(memory_of_talking, 2, tmp_path / "ranks", spawned=True):
         assert told["bytes for one"] < 7, told

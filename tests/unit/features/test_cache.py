@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import sqlite3
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.new_processes import new_processes
 
 from promptmix.features.cache import FeatureCache, Key, default_cache_folder
 
@@ -261,7 +261,7 @@ def _write_much(folder: Path, first: int) -> None:
 
 
 def test_processes_write_at_the_same_time(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = new_processes()
     # The second and the third write the same rows.
     writers = [context.Process(target=_write_much, args=(tmp_path, first)) for first in (0, 50, 50)]
     for writer in writers:

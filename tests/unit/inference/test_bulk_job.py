@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
+from tests.new_processes import new_processes
 from tests.unit.inference.starters import start_in_all
 
 from promptmix.errors import CheckpointError, DataError
@@ -27,7 +27,7 @@ def job() -> BulkJob:
 
 
 def test_machines_that_start_at_the_same_moment_do_not_hinder_one_another(job: BulkJob, tmp_path: Path) -> None:
-    context, folders = multiprocessing.get_context("spawn"), [tmp_path / str(number) for number in range(100)]
+    context, folders = new_processes(), [tmp_path / str(number) for number in range(100)]
     barrier = context.Barrier(2)
     machines = [context.Process(target=start_in_all, args=(folders, job, barrier)) for _ in range(2)]
     for machine in machines:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.new_processes import quick_workers
 from tests.unit.protocols import workers
 
 from promptmix.backbones.base import Backbone
@@ -22,6 +23,8 @@ from promptmix.protocols import runner
 from promptmix.protocols.base import Plan
 from promptmix.protocols.execute import run_folder
 from promptmix.protocols.runner import choose_jobs, run_plan
+
+__all__ = ["quick_workers"]
 
 MakePlan = Callable[..., Plan]
 
@@ -101,6 +104,7 @@ def test_memory_that_runs_out_is_told_as_such(
     assert failure.message.startswith("out of memory")
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_processes_side_by_side_give_what_one_gives(small_plan: MakePlan, backbone: Backbone, tmp_path: Path) -> None:
     plan = small_plan("base-to-new", methods=["zero-shot", "coop", "linear-probe"], seeds=[1, 2])
     assert run_plan(plan, tmp_path / "one", backbone, described, jobs=1) == []
@@ -109,6 +113,7 @@ def test_processes_side_by_side_give_what_one_gives(small_plan: MakePlan, backbo
     assert len(results_of(tmp_path / "one")) == 6
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_a_failure_in_a_worker_has_its_message_and_traceback(
     small_plan: MakePlan, backbone: Backbone, split_photos: Path, tmp_path: Path
 ) -> None:
@@ -122,6 +127,7 @@ def test_a_failure_in_a_worker_has_its_message_and_traceback(
     assert "in execute" in said["traceback"]
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_with_a_process_that_dies_only_its_own_run_is_lost(
     small_plan: MakePlan, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +140,7 @@ def test_with_a_process_that_dies_only_its_own_run_is_lost(
     assert len(results_of(tmp_path)) == 2
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_a_run_that_died_beside_others_may_do_alone(
     small_plan: MakePlan, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +150,7 @@ def test_a_run_that_died_beside_others_may_do_alone(
     assert len(results_of(tmp_path)) == 2
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_a_worker_that_is_told_to_stop_ends_the_plan(
     small_plan: MakePlan, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,7 +102,7 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def on_two(backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
-    return on_ranks(learnt, 2, tmp_path_factory.mktemp("two"), backbones, list(VARIANTS))
+    return on_ranks(learnt, 2, tmp_path_factory.mktemp("two"), backbones, list(VARIANTS), spawned=True)
 
 
 def assert_same(many: dict[str, Tensor], alone: dict[str, Tensor]) -> None:
