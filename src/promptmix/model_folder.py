@@ -278,7 +278,7 @@ def read_model(folder: Path) -> SavedModel:
     if metadata.get("model_key") != _model_key(config):
         raise CheckpointError(f"{path} belongs to another model than {folder / 'config.json'}; restore the right file")
     _check_finite(path, tensors)
-    class_names = tuple(json.loads(metadata["class_names"]))
+    class_names = _read_class_names(path, metadata)
     classifier = None
     try:
         if not method_class(config["method"]).needs_text_to_predict:
@@ -311,6 +311,16 @@ def _header_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
     calibration = [metadata["calibration"]] if "calibration" in metadata else []
     words = ["class_words", metadata["class_words"]] if "class_words" in metadata else []
     return short_hash(tensors_checksum(tensors), metadata.get("class_names", ""), *calibration, *words)
+
+
+def _read_class_names(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    try:
+        names = json.loads(metadata.get("class_names", "null"))
+    except (ValueError, RecursionError) as problem:
+        raise CheckpointError(f"{path} has class names that are no JSON; restore it or train again") from problem
+    if not _is_list_of_texts(names):
+        raise CheckpointError(f"{path} has no list of class names; restore it or train again")
+    return tuple(names)
 
 
 def _read_class_words(path: Path, metadata: Mapping[str, str]) -> dict[str, ClassWords]:
@@ -348,7 +358,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         if _has_format(folder / "run.json", _RUN_FORMAT):
             raise CheckpointError(f"{folder} holds a run that has no model yet; finish it with promptmix train --resume")
-        what = "it has no config.json" if folder.is_dir() else "there is no such folder"
+        what = "it has no config.json" if folder.is_dir() else "it is a file" if folder.exists() else "there is no such folder"
         raise CheckpointError(f"{folder} is no model folder: {what}; give one that promptmix train has written")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
