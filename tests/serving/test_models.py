@@ -133,6 +133,27 @@ def test_a_damaged_folder_leaves_the_model_as_it_is(service: Services, folder: P
     asyncio.run(work())
 
 
+def test_a_model_that_nobody_foresaw_is_told_once_and_stops_no_other(
+    service: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        async with client_of(made := service()) as client:
+            (model,) = made.models.values()
+
+            def fails() -> None:
+                raise KeyError("surprise")
+
+            monkeypatch.setattr(model, "_state", lambda: ((1, 2, 3),))
+            monkeypatch.setattr(model, "_load", fails)
+            await made.reload_changed()
+            await made.reload_changed()
+            assert 'promptmix_reloads_total{model="drawings",result="failed"} 1.0' in (await client.get("/metrics")).text
+
+    asyncio.run(work())
+    told = [record.getMessage() for record in caplog.records if "stays as it was" in record.getMessage()]
+    assert told == ["model drawings stays as it was: unexpected KeyError: 'surprise'"]
+
+
 def test_several_models_by_name(folder: Path, tmp_path: Path, pictures: list[bytes]) -> None:
     shutil.copytree(folder, tmp_path / "other")
     loader = TorchLoader(backbone=None, device="cpu", precision="auto", with_text=True)

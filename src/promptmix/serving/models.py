@@ -85,9 +85,11 @@ class ServedModel:
                 return False
             try:
                 self.current = await asyncio.to_thread(self._load)
-            except (PromptMixError, OSError) as problem:
+            except Exception as problem:  # whatever is in the files, it is told once, and the other models are still looked at
                 self._failed = state
-                _logger.warning("model %s stays as it was: %s", self.name, problem)
+                expected = isinstance(problem, PromptMixError | OSError)
+                reason = problem if expected else f"unexpected {type(problem).__name__}: {problem}"
+                _logger.warning("model %s stays as it was: %s", self.name, reason)
                 self._on_reload(False)
                 return False
             self._on_reload(True)

@@ -76,8 +76,8 @@ class Service:
             await asyncio.sleep(self.settings.watch_seconds)
             try:
                 await self.reload_changed()
-            except Exception:
-                _logger.exception("the models could not be looked at")
+            except Exception as problem:
+                _logger.error("the models could not be looked at: unexpected %s: %s", type(problem).__name__, problem)
 
     def changed(self, model: ServedModel) -> None:
         """To be told of a model that has another version."""
