@@ -83,7 +83,9 @@ def test_what_the_verb_refuses(folder: Path, promptmix: Promptmix, monkeypatch: 
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     promptmix("serve", folder, "--allow-class-changes").fails(3, TOKEN_VARIABLE)
     monkeypatch.setenv(TOKEN_VARIABLE, "short")
-    promptmix("serve", folder, "--allow-class-changes").fails(3, "token")
+    refused = promptmix("serve", folder, "--allow-class-changes")
+    refused.fails(3, "token of at least 8 signs")
+    assert "short" not in refused.err
     promptmix("serve", folder, "--engine", "torhc").fails(3, "did you mean 'torch'")
     promptmix("serve", folder, "--time-limit", "0").fails(3, "time_limit")
     promptmix("serve", folder / "nothing").fails(5, "no such folder")

@@ -33,7 +33,7 @@ def serve(
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}{did_you_mean(engine, ENGINES)}")
     token = os.environ.get(TOKEN) if allow_class_changes else None
-    if allow_class_changes and not token:
+    if allow_class_changes and (token is None or len(token) < 8):  # told here, so that no message ever shows a token
         raise ConfigError(f"--allow-class-changes needs a token of at least 8 signs in the environment variable {TOKEN}")
     try:
         import fastapi  # noqa: F401 - whether they are there
