@@ -104,11 +104,12 @@ class InterruptedRun(PromptMixError):
 
 
 def did_you_mean(value: str, allowed: Iterable[str]) -> str:
-    """A hint such as ``"; did you mean 'coop'? Allowed: coop, mocoop"``, for the end of an error message."""
+    """A hint such as ``"; did you mean 'coop'? Allowed: coop, mocoop"``, for the end of an error message; of more than a hundred
+    choices the first of them and how many more there are."""
     choices = list(allowed)
     near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"{hint} Allowed: {', '.join(choices)}"
+    return f"{hint} Allowed: {listed(choices, most=100)}"
 
 
 def listed(names: Iterable[str], most: int = 10) -> str:

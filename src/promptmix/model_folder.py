@@ -372,7 +372,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         if _has_format(folder / "run.json", _RUN_FORMAT):
             raise CheckpointError(f"{folder} holds a run that has no model yet; finish it with promptmix train --resume")
-        what = "it has no config.json" if folder.is_dir() else "there is no such folder"
+        what = "it has no config.json" if folder.is_dir() else "it is a file" if folder.exists() else "there is no such folder"
         raise CheckpointError(f"{folder} is no model folder: {what}; give one that promptmix train has written")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

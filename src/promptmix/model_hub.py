@@ -276,7 +276,7 @@ def _number_measured(training: dict[str, Any]) -> int | None:
 
 def _parsed(name: str) -> tuple[str, str | None]:
     found = split_hub_name(name.removeprefix("hf://"))
-    if found is None:
+    if found is None or any(part.startswith((".", "-")) for part in found[0].split("/")):  # the hub has none of these
         raise ConfigError(f"{name!r} is no name on the hub; write owner/name, such as somebody/my-flowers")
     return found
 

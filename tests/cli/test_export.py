@@ -19,10 +19,12 @@ from promptmix.data.pictograms import draw_set
 from promptmix.errors import CheckpointError
 from promptmix.estimator import PromptClassifier
 from promptmix.inference import export
+from promptmix.inference.exported import facts_of, metadata_of
 from promptmix.inference.onnx_predictor import OnnxPredictor
 
 pytest.importorskip("onnxruntime", reason="exported models run by onnxruntime")
 pytest.importorskip("onnxscript", reason="exporting needs the libraries for ONNX")
+onnx = pytest.importorskip("onnx", reason="exporting needs the libraries for ONNX")
 
 Promptmix = Callable[..., Any]
 CLASSES = ("anchor", "cat", "skull")
@@ -188,6 +190,20 @@ def test_a_difference_is_refused_with_an_exit_code(
     done = promptmix("export", run, "--out", tmp_path / "model.onnx")
     done.fails(CheckpointError.exit_code, "differ from torch's by up to 0.0002", "nothing was written")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_class_names_of_a_foreign_file_steer_no_terminal(
+    promptmix: Promptmix, exported: Path, pictures: Path, tmp_path: Path
+) -> None:
+    graph = onnx.load(exported)
+    facts = facts_of(exported, {one.key: one.value for one in graph.metadata_props})
+    names = tuple(f"\x1b[2J{name}\n" for name in facts.class_names)
+    onnx.helper.set_model_props(graph, metadata_of(facts.model_copy(update={"class_names": names})))
+    onnx.save_model(graph, tmp_path / "foreign.onnx")
+    picture = next(path for path in sorted(pictures.rglob("*")) if path.is_file())
+    done = promptmix("predict", tmp_path / "foreign.onnx", picture)
+    done.works()
+    assert "\\x1b[2J" in done.out and "\x1b" not in done.out and done.out.count("\n") == 1
 
 
 def test_what_does_not_go_together_is_refused(

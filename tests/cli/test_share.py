@@ -47,10 +47,12 @@ def test_shared_and_read_by_others(promptmix: Promptmix, hub: Hub, trained: Path
 
 
 def test_what_cannot_be_shared_or_read_is_one_line(
-    promptmix: Promptmix, hub: Hub, trained: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+    promptmix: Promptmix, hub: Hub, trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     promptmix("share", trained, "flowers").fails(3, "'flowers' is no name on the hub; write owner/name")
     promptmix("share", photos, "somebody/flowers").fails(5, "is no model folder")
+    for name in ("../flowers", "./flowers", "somebody/..", "somebody/-flowers"):
+        promptmix("share", trained, name, "--out", tmp_path / "to-send").fails(3, "is no name on the hub; write owner/name")
     promptmix("predict", "hf://flowers", photos).fails(3, "is no name on the hub")
     promptmix("predict", "hf://somebody/absent", photos).fails(5, "there is no such repository on the hub, or it is private")
     promptmix("predict", "hf://somebody/absent", photos, "--out", "parts").fails(5, "no such repository")

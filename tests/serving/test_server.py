@@ -51,6 +51,20 @@ def test_a_stopping_server_answers_what_it_accepted(folder: Path, pictures: list
 
 
 @pytest.mark.slow
+def test_a_body_that_has_not_come_when_the_server_stops_is_told_so(folder: Path) -> None:
+    with served(folder, "--stop-limit", "1") as (process, address):
+        head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=a\r\nContent-Length: 1000\r\n\r\n--a"
+        with socket.create_connection(("127.0.0.1", int(address.rsplit(":")[-1].strip("/"))), timeout=30) as client:
+            client.sendall(head)
+            httpx2.get(f"{address}healthz")  # by now the head was read too
+            process.send_signal(signal.SIGTERM)
+            answer = b"".join(iter(lambda: client.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"urn:promptmix:problem:stopping" in answer
+        assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.slow
 def test_a_running_server_sees_changes_of_the_command_line(folder: Path, promptmix: Promptmix, pictures: list[bytes]) -> None:
     with served(folder, "--allow-class-changes") as (process, address):
 

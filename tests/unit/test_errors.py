@@ -61,7 +61,13 @@ def test_the_choices_may_be_read_only_once() -> None:
     assert did_you_mean("cop", iter(["coop", "mocoop"])) == "; did you mean 'coop'? Allowed: coop, mocoop"
 
 
-@given(value=st.text(), allowed=st.lists(st.text(alphabet="abc-", min_size=1), min_size=1))
+def test_of_very_many_choices_some_are_told() -> None:
+    hint = did_you_mean("thing5x", [f"thing{number}" for number in range(10_000)])
+    assert "did you mean 'thing5" in hint
+    assert hint.endswith(" thing98, thing99 and 9900 more")
+
+
+@given(value=st.text(), allowed=st.lists(st.text(alphabet="abc-", min_size=1), min_size=1, max_size=100))
 def test_a_hint_only_ever_names_allowed_choices(value: str, allowed: list[str]) -> None:
     hint = did_you_mean(value, allowed)
     assert hint.endswith(f" Allowed: {', '.join(allowed)}")

@@ -15,7 +15,7 @@ from promptmix import model_folder
 from promptmix.errors import CheckpointError, DataError
 from promptmix.model_folder import SavedModel, is_model, model_path, read_model, remove_model, write_classes, write_model
 from promptmix.nn.classifier import Classifier, Router
-from promptmix.runtime import torch_generator
+from promptmix.runtime import torch_generator, write_tensors
 
 FILES = {"README.md", "class_features.safetensors", "config.json", "model.safetensors"}
 
@@ -185,6 +185,18 @@ def test_numbers_that_are_not_finite_are_named(name: str, number: float, tmp_pat
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("names", [None, "null", "[", "[" * 100_000, '{"cat": 1}', "[1, 2, 3]", '"cat"'])
+def test_class_names_of_a_file_that_somebody_made_are_read_strictly(folder: Path, names: str | None) -> None:
+    path = folder / "class_features.safetensors"
+    tensors, metadata = model_folder._read_tensors(path)
+    del metadata["class_names"]
+    metadata |= {} if names is None else {"class_names": names}
+    metadata["checksum"] = model_folder._header_checksum(tensors, metadata)
+    write_tensors(path, tensors, metadata)
+    with pytest.raises(CheckpointError, match=r"class_features\.safetensors has .*class names"):
+        read_model(folder)
+
+
 def test_files_of_two_models_do_not_mix(folder: Path, tmp_path: Path) -> None:
     write_model(tmp_path / "other", dataclasses.replace(model(), training={"seed": 4}))
     shutil.copy(tmp_path / "other" / "class_features.safetensors", folder)
@@ -226,6 +238,8 @@ def test_a_run_folder_stands_for_its_model(folder: Path, tmp_path: Path) -> None
     assert same(read_model(tmp_path), model())
     with pytest.raises(CheckpointError, match="no such folder"):
         read_model(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="it is a file"):
+        read_model(folder / "config.json")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         read_model(tmp_path / "empty")

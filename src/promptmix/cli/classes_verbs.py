@@ -7,6 +7,7 @@ from pathlib import Path
 
 from promptmix.config import parse_config
 from promptmix.data.class_words import ClassWords
+from promptmix.errors import listed, printable
 from promptmix.inference.open_classes import add_worded_classes, rename_class
 from promptmix.inference.predictor import backbone_of, remove_classes
 from promptmix.model_folder import model_path, read_model, write_classes
@@ -15,7 +16,7 @@ from promptmix.model_hub import stored_model
 
 def list_classes(folder: Path, json_output: bool) -> None:
     names = read_model(stored_model(folder)).class_names
-    print(json.dumps(list(names)) if json_output else "\n".join(names))
+    print(json.dumps(list(names)) if json_output else "\n".join(map(printable, names)))
 
 
 def add(folder: Path, names: list[str], synonyms: list[str], description: str | None, backbone: str | None) -> None:
@@ -23,9 +24,8 @@ def add(folder: Path, names: list[str], synonyms: list[str], description: str | 
     words = [_words(name, synonyms, description) for name in names]
     added = add_worded_classes(model, words, backbone_of(model, backbone))
     write_classes(model_path(folder), added)
-    print(
-        f"{len(added.class_names)} classes now, nothing was retrained: {', '.join(added.class_names[len(model.class_names) :])} added"
-    )
+    new = listed(added.class_names[len(model.class_names) :], most=100)
+    print(f"{len(added.class_names)} classes now, nothing was retrained: {new} added")
 
 
 def rename(folder: Path, old: str, new: str, synonyms: list[str], description: str | None, backbone: str | None) -> None:

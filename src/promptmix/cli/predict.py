@@ -113,12 +113,12 @@ def _writer(
             table.writerow([*row, "; ".join(label_set)] if has_sets else row)
         elif multi_label:
             said_to_be = ", ".join(f"{name} {percent(value)}" for name, value in labels) or NONE_OF_THESE
-            print(f"{printable(path)}: {said_to_be}   [{written}]", file=out)
+            print(printable(f"{path}: {said_to_be}   [{written}]"), file=out)
         else:
             answer = f"{one.class_name} {percent(one.probability)}"
             answer = f"{NONE_OF_THESE} (most likely {answer})" if one.abstained else answer
             sets = f"   one of: {', '.join(label_set)}" if has_sets else ""
-            print(f"{printable(path)}: {answer}{sets}   [{written}]", file=out)
+            print(printable(f"{path}: {answer}{sets}   [{written}]"), file=out)
 
     return write
 

@@ -65,13 +65,20 @@ class OnnxPredictor:
         """What the graph says of resized and cropped pictures.
 
         Raises:
-            CheckpointError: it says something else than its metadata, or nothing that is a number.
+            CheckpointError: it cannot be run, or says something else than its metadata, or nothing that is a number.
         """
         facts, number = self.facts, len(pixels)
         # What 8-bit weights are multiplied with is rounded by one range for a whole batch: shown together, pictures would change
         # each other's answers.
         shown = np.split(pixels, number) if facts.quantized else [pixels]
-        parts = [self._session.run(list(OUTPUTS), {INPUT: part}) for part in shown]
+        try:
+            parts = [self._session.run(list(OUTPUTS), {INPUT: part}) for part in shown]
+        except MemoryError:
+            raise
+        except Exception as problem:  # as in _session
+            raise CheckpointError(
+                f"{self.path} cannot be run by onnxruntime ({_reason(problem)}); export the model again"
+            ) from problem
         found = {name: np.concatenate(said) for name, said in zip(OUTPUTS, zip(*parts, strict=True), strict=True)}
         widths = dict(zip(OUTPUTS, (*[len(facts.class_names)] * 2, len(facts.expert_names), facts.embedding_width), strict=True))
         for name, width in widths.items():
@@ -163,5 +170,8 @@ def _session(path: Path, threads: int | None) -> Any:
     except MemoryError:
         raise
     except Exception as problem:  # onnxruntime has an error for each of its ways to fail, and no common one
-        reason = " ".join(str(problem).split())[:200]
-        raise CheckpointError(f"{path} cannot be loaded by onnxruntime ({reason}); export the model again") from problem
+        raise CheckpointError(f"{path} cannot be loaded by onnxruntime ({_reason(problem)}); export the model again") from problem
+
+
+def _reason(problem: Exception) -> str:
+    return " ".join(str(problem).split())[:200]

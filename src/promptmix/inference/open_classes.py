@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections.abc import Sequence
 
 import torch
@@ -26,11 +27,11 @@ def add_worded_classes(model: SavedModel, classes: Sequence[ClassWords], backbon
 
     Raises:
         ConfigError, DataError, CheckpointError: as :func:`~promptmix.inference.predictor.add_classes`; or a class has more words
-            than its name, and the method's class features depend on the picture, or they are none.
+            than its name, and the method's class features depend on the picture; a synonym or a description is empty or holds a
+            control character, or a synonym is given twice.
     """
-    for one in classes:
-        _check_words(one)
     first = len(model.class_names)
+    classes = [_cleaned(words) for words in classes]
     added = add_classes(model, [words.name for words in classes], backbone)
     named = [words.model_copy(update={"name": name}) for words, name in zip(classes, added.class_names[first:], strict=True)]
     known = {name: words for name, words in model.class_words.items() if name in model.class_names}
@@ -58,15 +59,16 @@ def rename_class(model: SavedModel, old: str, new: ClassWords, backbone: Backbon
 
     Raises:
         ConfigError: the model has no class ``old``, or the method cannot know a class by name.
-        DataError: the new name is there already, is empty, or is too long for the text tower; or it is what no answer is called.
+        DataError: the new name is there already, is empty, or is too long for the text tower; or it is what no answer is called; a
+            synonym or the description is empty or holds a control character, or a synonym is given twice.
     """
-    _check_words(new)
     places = {class_key(name): place for place, name in enumerate(model.class_names)}
     if class_key(old) not in places:
         raise ConfigError(f"the model has no class {old!r}{did_you_mean(old, model.class_names)}")
     place = places[class_key(old)]
     if places.get(class_key(new.name), place) != place:
         raise DataError(f"the model has a class {new.name!r} already; choose another name, or remove that class first")
+    new = _cleaned(new)
     others = [name for at, name in enumerate(model.class_names) if at != place]
     new = new.model_copy(update={"name": check_class_names([*others, new.name])[-1]})
     names = tuple(new.name if at == place else name for at, name in enumerate(model.class_names))
@@ -94,12 +96,26 @@ def rename_class(model: SavedModel, old: str, new: ClassWords, backbone: Backbon
     return dataclasses.replace(model, class_names=names, classifier=classifier, class_words=known, calibration=calibration)
 
 
-def _check_words(words: ClassWords) -> None:
-    """Raise unless synonyms can stand where a name can, and a description says something."""
-    if words.synonyms:
-        check_class_names([words.name, *words.synonyms])
-    if words.description is not None:
-        check_class_names([words.name, words.description])
+def _cleaned(words: ClassWords) -> ClassWords:
+    """The same with single white space in its synonyms and its description; the name is checked with those of the other classes.
+
+    Raises:
+        DataError: one of them is empty or holds a control character, or two of name and synonyms are one.
+    """
+
+    def cleaned(text: str, what: str) -> str:
+        text = " ".join(text.split())
+        if not text:
+            raise DataError(f"{what} of class {words.name[:200]!r} is empty; write one, or leave it out")
+        if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in text):
+            raise DataError(f"{what} of class {words.name[:200]!r} holds a control character: {text[:200]!r}; write it without")
+        return text
+
+    description = None if words.description is None else cleaned(words.description, "the description")
+    synonyms = tuple(cleaned(one, "a synonym") for one in words.synonyms)
+    if synonyms:
+        check_class_names([words.name, *synonyms])
+    return words.model_copy(update={"synonyms": synonyms, "description": description})
 
 
 def _worded_features(

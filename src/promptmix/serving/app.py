@@ -97,7 +97,7 @@ async def _answered(request: Request, model: ServedModel) -> tuple[list[SentPict
     service = service_of(request)
     settings = service.settings
     until = asyncio.get_running_loop().time() + settings.time_limit
-    async with service.bodies.body_of(request, until) as body:
+    async with service.until_stopped(), service.bodies.body_of(request, until) as body:
         try:
             async with asyncio.timeout_at(until):
                 sent = await pictures_of(request, body.content, settings)

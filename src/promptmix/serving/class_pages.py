@@ -88,7 +88,7 @@ def _refuse_stranger(request: Request) -> None:
 async def _small_body(request: Request) -> bytes:
     service = service_of(request)
     until = asyncio.get_running_loop().time() + service.settings.time_limit
-    async with service.bodies.body_of(request, until) as body:
+    async with service.until_stopped(), service.bodies.body_of(request, until) as body:
         return body.content
 
 

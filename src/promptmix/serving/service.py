@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from promptmix.serving.fetching import PictureFetcher
 from promptmix.serving.metrics import Metrics
 from promptmix.serving.models import ServedModel
 from promptmix.serving.pictures import BodyReader
+from promptmix.serving.problems import Problem
 from promptmix.serving.settings import Settings
 
 __all__ = ["Service"]
@@ -64,6 +66,21 @@ class Service:
         self.decoders.shutdown(wait=True, cancel_futures=True)
         self.fetcher.close()
 
+    @contextlib.asynccontextmanager
+    async def until_stopped(self) -> AsyncIterator[None]:
+        """Within the block a request is answered; one that is not once the limit to stop has passed is told so.
+
+        Raises:
+            Problem: 503, the server stops and waits no longer.
+        """
+        try:
+            yield
+        except asyncio.CancelledError as problem:
+            if self.ready:
+                raise
+            detail = "the server stopped before this was answered; ask again in a moment"
+            raise Problem(503, "stopping", detail, {"Retry-After": "5", "Connection": "close"}) from problem
+
     async def reload_changed(self) -> None:
         """Read the models anew that have changed."""
         for model in self.models.values():
@@ -76,8 +93,8 @@ class Service:
             await asyncio.sleep(self.settings.watch_seconds)
             try:
                 await self.reload_changed()
-            except Exception:
-                _logger.exception("the models could not be looked at")
+            except Exception as problem:
+                _logger.error("the models could not be looked at: unexpected %s: %s", type(problem).__name__, problem)
 
     def changed(self, model: ServedModel) -> None:
         """To be told of a model that has another version."""

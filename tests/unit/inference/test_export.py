@@ -354,6 +354,18 @@ def test_changed_files_are_refused(exported: Path, tmp_path: Path) -> None:
     out.write_bytes(exported.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="cannot be loaded by onnxruntime"):
         OnnxPredictor(out)
+    graph = onnx.load(exported)
+    (place,) = [number for number, node in enumerate(graph.graph.node) if "logits" in node.output]
+    # A graph that can be loaded, and whose shapes fit together for no picture.
+    graph.graph.node[place].output[:] = ["logits_before"]
+    for node in graph.graph.node:
+        node.input[:] = ["logits_before" if name == "logits" else name for name in node.input]
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([3, 5, 7]), "no_shape"))
+    graph.graph.node.append(onnx.helper.make_node("Reshape", ["logits_before", "no_shape"], ["logits_reshaped"]))
+    graph.graph.node.append(onnx.helper.make_node("ReduceSum", ["logits_reshaped"], ["logits"], keepdims=0))
+    onnx.save_model(graph, out)
+    with pytest.raises(CheckpointError, match="cannot be run by onnxruntime"):
+        list(OnnxPredictor(out).iter_predict(drawn(1, 3).pictures))
     with pytest.raises(CheckpointError, match="does not exist; give a file that promptmix export has written"):
         OnnxPredictor(tmp_path / "missing.onnx")
 
