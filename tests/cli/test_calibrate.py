@@ -233,6 +233,15 @@ def test_pictures_that_the_model_has_learnt_from_are_refused(
     promptmix("calibrate", tmp_path / "zero", shots).works()
 
 
+def test_classes_without_pictures_are_told_of(promptmix: Promptmix, run: Path, others: Path, tmp_path: Path) -> None:
+    for name in CLASSES[:2]:
+        shutil.copytree(others / name, tmp_path / "some" / name)
+    done = promptmix("calibrate", run, tmp_path / "some")
+    assert done.code == 0
+    assert "has no picture of skull, umbrella; what is fitted may not hold where these classes come too" in done.err
+    assert "has no picture" not in promptmix("calibrate", run, others).err
+
+
 def test_the_val_part_is_there_to_calibrate_on(promptmix: Promptmix, run: Path, tmp_path: Path) -> None:
     drawn(tmp_path / "parts" / "train", 1, 4)
     drawn(tmp_path / "parts" / "val", 2, 5)

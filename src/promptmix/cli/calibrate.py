@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from promptmix.data.read import Columns, part_to_measure, read_parts
 from promptmix.data.records import LabelledPictures
 from promptmix.data.splits import in_part
 from promptmix.distributed.group import broadcast_json, is_first
-from promptmix.errors import ConfigError, DataError, printable
+from promptmix.errors import ConfigError, DataError, listed, printable
 from promptmix.evaluation.answers import MeasuredAnswers, measure_answers
 from promptmix.evaluation.calibration import fit_calibration, reliability_of
 from promptmix.evaluation.metrics import Metrics
@@ -29,6 +30,8 @@ from promptmix.training.fit import Progress, RunConfig
 from promptmix.training.left_out import CALIBRATION_FILES, LeftOut, cross_fit, read_left_out, write_left_out
 
 LEFT_OUT, RECORD, PLOT = CALIBRATION_FILES
+
+logger = logging.getLogger(__name__)
 
 
 def calibrate(
@@ -81,6 +84,12 @@ def calibrate(
         store = FeatureCache() if cache else None
         loaded = backbone_of(model, backbone, with_text=needs_text(model), device=device, precision=precision)
         fitted = _said_of(model, pictures, loaded, store, skip_bad)
+        unseen = sorted(set(range(len(model.class_names))) - set(fitted.labels.tolist()))
+        if unseen:
+            names = listed([model.class_names[label] for label in unseen], most=10)
+            logger.warning(
+                "%s has no picture of %s; what is fitted may not hold where these classes come too", printable(source), names
+            )
         described = f"{len(fitted.labels)} pictures of {source}" + ("" if len(parts) == 1 else f", {chosen} part")
         rules_on, how, shown = None, "", fitted
         if wanted.abstain is not None or wanted.label_sets is not None:
