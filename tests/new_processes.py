@@ -14,7 +14,11 @@ import pytest
 
 __all__ = ["Command", "new_processes", "quick_workers"]
 
-_PRELOADED = ("promptmix.cli.main", "promptmix.cli.ranks", "promptmix.inference.bulk", "promptmix.protocols.runner", "pytest")
+# The last but one is what torch's optimizers import when the first is made.
+_PRELOADED = (
+    *("promptmix.cli.main", "promptmix.cli.train", "promptmix.cli.ranks", "promptmix.inference.bulk"),
+    *("promptmix.methods.mocoop", "promptmix.methods.coop", "promptmix.protocols.runner", "torch._dynamo", "pytest"),
+)
 
 
 @functools.cache

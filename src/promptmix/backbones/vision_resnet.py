@@ -49,7 +49,7 @@ class _AttentionPool(nn.Module):
     def __init__(self, side: int, width: int, heads: int, outputs: int) -> None:
         super().__init__()
         self.heads = heads
-        self.positional_embedding = nn.Parameter(torch.randn(side * side + 1, width) / width**0.5)
+        self.positional_embedding = nn.Parameter(nn.init.normal_(torch.empty(side * side + 1, width), std=width**-0.5))
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)

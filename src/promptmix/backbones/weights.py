@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from promptmix.backbones.base import Backbone, build_text_tower, build_vision_tower
 from promptmix.backbones.clip_format import read_clip_folder
@@ -29,6 +30,20 @@ __all__ = ["load_files", "save_folder"]
 
 _VERSION = 1
 _ONLY_ELSEWHERE = (".num_batches_tracked",)  # a buffer that carries no information
+
+
+class _Unfilled(TorchFunctionMode):
+    """Modules that are made within the block draw no first numbers: those of the files come in their place.
+
+    Where there is no memory to draw them into, torch goes through the motions in Python, and imports its compiler for it: a second.
+    """
+
+    _FILLING = (nn.init.kaiming_uniform_, nn.init.normal_, nn.init.uniform_, nn.init.xavier_uniform_)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self._FILLING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def load_files(place: Path, name: str, *, with_text: bool = True, with_vision: bool = True) -> Backbone:
@@ -53,11 +68,11 @@ def load_files(place: Path, name: str, *, with_text: bool = True, with_vision: b
     tokenizer = text = vision = None
     if with_text:
         tokenizer = _read_tokenizer(place, config)
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             text = build_text_tower(config)
         _load_part(text, tensors, "text.", place)
     if with_vision:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             vision = build_vision_tower(config)
         _load_part(vision, tensors, "vision.", place)
     return Backbone(
