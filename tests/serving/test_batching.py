@@ -177,9 +177,17 @@ def test_pictures_that_cannot_go_together_fail_alone(engine: HeldEngine) -> None
         current = Versioned(engine=engine, version="1")
         batcher = Batcher(lambda: current, max_batch=4, max_wait=0, max_queue=10)
         batcher.start()
+        engine.go.clear()
+        before = asyncio.ensure_future(asked(batcher, current, [1]))
+        await until(engine.began.is_set)
+        pair = [asyncio.ensure_future(batcher.answer([np.zeros((size, size, 3), np.uint8)], current)) for size in (8, 9)]
+        await asyncio.sleep(0)
+        engine.go.set()
         async with asyncio.timeout(20):
-            with batcher.room(2), pytest.raises(ValueError, match="same shape"):
-                await batcher.answer([view(1), np.zeros((9, 9, 3), np.uint8)], current)
+            assert (await before)[0] == [1]
+            for one in await asyncio.gather(*pair, return_exceptions=True):
+                assert isinstance(one, ValueError)
+                assert "same shape" in str(one)
             assert await asked(batcher, current, [7]) == ([7], "1")
             await batcher.stop()
 
