@@ -31,13 +31,14 @@ class ChunkLimits:
     Attributes:
         rows: the most sequences encoded at a time. Another number of rows may change the last bits of what is computed.
         kept_rows: so many sequences in all, from the first on, keep what the backward pass needs; chunks beyond them are computed again
-            there: one more forward, exact, and memory for one chunk only. It changes no bit.
+            there: one more forward, exact, and memory for one chunk only. It changes no bit. None: what is encoded all at once is
+            kept, and nothing of what is not.
         full_bytes: where the process holds more than this, what was freed is handed back to the system before the next of several
             chunks is encoded; None for memory that is not the machine's.
     """
 
     rows: int = 1024
-    kept_rows: int = 1024
+    kept_rows: int | None = None
     full_bytes: int | None = None
 
 
@@ -46,6 +47,15 @@ class _InForce:
 
     def __init__(self, limits: ChunkLimits) -> None:
         self.limits, self.spare_rows = limits, limits.kept_rows
+
+    def keeps(self, rows: int, alone: bool) -> bool:
+        """Whether a chunk of so many rows keeps its graph; if so, these count."""
+        if self.spare_rows is None:
+            return alone
+        if rows > self.spare_rows:
+            return False
+        self.spare_rows -= rows
+        return True
 
     def make_room(self) -> None:
         """Hand back what was freed, where the process holds more than it should before a chunk is encoded."""
@@ -177,8 +187,7 @@ class ChunkedRows(Generic[_Chunk]):
         for chunk in chunks:
             if not torch.is_grad_enabled():
                 parts.append(encode_chunk(chunk, contexts))
-            elif chunk.num_rows <= in_force.spare_rows:
-                in_force.spare_rows -= chunk.num_rows
+            elif in_force.keeps(chunk.num_rows, alone=len(chunks) == 1):
                 parts.append(encode_chunk(chunk, contexts))
             else:
                 parts.append(checkpoint(encode_chunk, chunk, contexts, use_reentrant=False))

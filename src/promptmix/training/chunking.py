@@ -55,7 +55,7 @@ class ChunkPlan:
     allowed_bytes: int | None
 
     def __str__(self) -> str:
-        kept = min(self.limits.kept_rows, self.rows)
+        kept = min(self.limits.kept_rows or 0, self.rows)  # a plan says a number
         if self.rows <= self.limits.rows:
             how = "all at once"
         elif kept == self.rows:
