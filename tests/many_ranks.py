@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,20 @@ def on_ranks(work: Work, number: int, folder: Path, *arguments: Any, spawned: bo
     folder.mkdir(exist_ok=True)
     context = multiprocessing.get_context("spawn") if spawned else new_processes()
     ranks = [context.Process(target=_one_rank, args=(work, own, number, folder, arguments)) for own in range(number)]
+    codes = _exit_codes(ranks)
+    assert codes == [0] * number, codes
+    return [load_file(folder / f"{own}.safetensors") for own in range(number)]
+
+
+def _exit_codes(ranks: Sequence[BaseProcess]) -> list[int | None]:
+    """Start the processes, and wait for their ends."""
     for process in ranks:
         process.start()
     for process in ranks:
         process.join(120)
         if process.is_alive():
             process.kill()
-    codes = [process.exitcode for process in ranks]
-    assert codes == [0] * number, codes
-    return [load_file(folder / f"{own}.safetensors") for own in range(number)]
+    return [process.exitcode for process in ranks]
 
 
 def _one_rank(work: Work, own: int, number: int, folder: Path, arguments: tuple[Any, ...]) -> None:
@@ -52,14 +58,9 @@ def command_on_ranks(number: int, folder: Path, *words: str | Path) -> tuple[lis
     folder.mkdir(exist_ok=True)
     port, given = free_port(), list(map(str, words))
     ranks = [new_processes().Process(target=_run_command, args=(own, number, port, folder, given)) for own in range(number)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-        if process.is_alive():
-            process.kill()
+    codes = _exit_codes(ranks)
     out, err = ("".join((folder / f"{own}.{kind}").read_text() for own in range(number)) for kind in ("out", "err"))
-    return [process.exitcode for process in ranks], out, [line for line in err.splitlines() if line.startswith("promptmix: ")]
+    return codes, out, [line for line in err.splitlines() if line.startswith("promptmix: ")]
 
 
 def free_port() -> int:

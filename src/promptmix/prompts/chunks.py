@@ -185,9 +185,7 @@ class ChunkedRows(Generic[_Chunk]):
             return encode(chunk, contexts)
 
         for chunk in chunks:
-            if not torch.is_grad_enabled():
-                parts.append(encode_chunk(chunk, contexts))
-            elif in_force.keeps(chunk.num_rows, alone=len(chunks) == 1):
+            if not torch.is_grad_enabled() or in_force.keeps(chunk.num_rows, alone=len(chunks) == 1):
                 parts.append(encode_chunk(chunk, contexts))
             else:
                 parts.append(checkpoint(encode_chunk, chunk, contexts, use_reentrant=False))
