@@ -270,7 +270,7 @@ class MixtureStep:
     @property
     def rows_computed_twice(self) -> int:
         """Sequences that ours computes again in the backward pass; those of a single part never are."""
-        return 0 if self.num_chunks == 1 else max(0, self.size.rows - self.limits.kept_rows)
+        return 0 if self.num_chunks == 1 else max(0, self.size.rows - (self.limits.kept_rows or 0))
 
 
 def contestant(name: str, step: MixtureStep) -> Callable[[], float]:
