@@ -32,8 +32,9 @@ def checked(wanted: Any = None, *, typechecker: Callable[[Any], Any] = types_che
         if dataclasses.is_dataclass(wanted) and "__init__" in vars(wanted):
             wanted.__init__ = checked(wanted.__init__, typechecker=typechecker)  # type: ignore[method-assign]
         return wanted
-    # The arguments of a generator are to be checked when it is called, not when it is first asked.
-    if not inspect.isfunction(wanted) or inspect.isgeneratorfunction(wanted):
+    # The arguments of a generator are to be checked when it is called, not when it is first asked. What beartype itself decorates it
+    # remembers for ever: a function within a function would be kept with all that it closes over.
+    if not inspect.isfunction(wanted) or inspect.isgeneratorfunction(wanted) or "<locals>" in wanted.__qualname__:
         return _jaxtyped(wanted, typechecker=typechecker)
     try:
         hints = typing.get_type_hints(wanted, include_extras=True)
